@@ -1,0 +1,109 @@
+#include "runtime/base/file.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "runtime/base/error.h"
+
+namespace quern {
+namespace fs = std::filesystem;
+namespace {
+
+/// File descriptor that closes itself.
+struct Descriptor {
+  int value = -1;
+  explicit Descriptor(int fd) : value(fd) {}
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  ~Descriptor() {
+    if (value >= 0) ::close(value);
+  }
+};
+
+[[noreturn]] void fail(std::string_view what, const fs::path& path) {
+  throw InputError(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(errno)));
+}
+
+}  // namespace
+
+std::optional<std::string> try_read_file(const fs::path& path) {
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) return std::nullopt;
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return std::nullopt;
+  std::ostringstream out;
+  out << in.rdbuf();
+  if (in.bad()) return std::nullopt;
+  return std::move(out).str();
+}
+
+std::string read_file(const fs::path& path) {
+  errno = 0;
+  if (auto bytes = try_read_file(path)) return *std::move(bytes);
+  std::error_code ignored;
+  if (fs::is_directory(path, ignored)) errno = EISDIR;
+  if (errno == 0) errno = EIO;
+  fail("read", path);
+}
+
+void write_file_atomically(const fs::path& path, std::string_view bytes) {
+  std::string temporary = path.string() + ".XXXXXX";
+  const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
+  if (file.value < 0) fail("write", path);
+  const auto give_up = [&] {
+    const int error = errno;
+    ::unlink(temporary.c_str());
+    errno = error;
+    fail("write", path);
+  };
+  for (std::size_t done = 0; done < bytes.size();) {
+    const ssize_t count = ::write(file.value, bytes.data() + done, bytes.size() - done);
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) give_up();
+    done += static_cast<std::size_t>(count);
+  }
+  if (::fsync(file.value) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) give_up();
+  const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
+  const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.value >= 0) ::fsync(directory.value);
+}
+
+MappedFile::MappedFile(const fs::path& path) {
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (file.value < 0) fail("open", path);
+  struct stat status {};
+  if (::fstat(file.value, &status) != 0) fail("read", path);
+  if (!S_ISREG(status.st_mode)) {
+    errno = EISDIR;
+    fail("map", path);
+  }
+  size_ = static_cast<std::size_t>(status.st_size);
+  if (size_ == 0) return;
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.value, 0);
+  if (mapped == MAP_FAILED) fail("map", path);
+  data_ = static_cast<const std::byte*>(mapped);
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept
+    : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(data_, other.data_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+MappedFile::~MappedFile() {
+  if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
+}
+
+}  // namespace quern

@@ -1,0 +1,40 @@
+#pragma once
+#include "runtime/driver.h"
+#include "runtime/handle.h"
+
+namespace quern {
+
+/// A non-blocking stream.
+class Stream {
+ public:
+  Stream();
+  CUstream get() const { return handle_.get(); }
+  void synchronize() const;
+
+ private:
+  struct Destroy {
+    void operator()(CUstream) const noexcept;
+  };
+  Unique<CUstream, Destroy> handle_;
+};
+
+/// A timing event.
+class Event {
+ public:
+  Event();
+  CUevent get() const { return handle_.get(); }
+  void record(const Stream& stream) const;
+  void synchronize() const;
+  /// True once everything recorded before it has finished.
+  bool ready() const;
+  /// Microseconds from `start` to this event; both must have completed.
+  float us_since(const Event& start) const;
+
+ private:
+  struct Destroy {
+    void operator()(CUevent) const noexcept;
+  };
+  Unique<CUevent, Destroy> handle_;
+};
+
+}  // namespace quern

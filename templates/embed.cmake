@@ -1,0 +1,21 @@
+# Writes a C++ file that defines quern::embedded_templates(). Run as
+#   cmake -DROOT=<templates> -DOUT=<file.cpp> -P embed.cmake
+file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/*.cuh ${ROOT}/*_args.h ${ROOT}/*.qk)
+list(SORT files)
+set(text "#include \"templates/embedded.h\"\n\nnamespace quern {\n\n")
+string(APPEND text "const std::map<std::string, std::string, std::less<>>& embedded_templates() {\n")
+string(APPEND text "  static const std::map<std::string, std::string, std::less<>> files = {\n")
+foreach(file IN LISTS files)
+  file(READ ${ROOT}/${file} body)
+  string(LENGTH "${body}" length)
+  string(APPEND text "      {\"${file}\", std::string()")
+  set(at 0)
+  while(at LESS length)  # literals are kept short: the standard promises only 65,536 characters
+    string(SUBSTRING "${body}" ${at} 8000 piece)
+    string(APPEND text "\n           + R\"__quern__(${piece})__quern__\"")
+    math(EXPR at "${at} + 8000")
+  endwhile()
+  string(APPEND text "},\n")
+endforeach()
+string(APPEND text "  };\n  return files;\n}\n\n}  // namespace quern\n")
+file(WRITE ${OUT} "${text}")

@@ -1,0 +1,116 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/arch.h"
+#include "runtime/base/dtype.h"
+#include "runtime/base/launch_plan.h"
+#include "templates/params.h"
+
+namespace quern {
+
+/// One tensor that a kernel reads or writes, described well enough to make a trial of it.
+struct OperandSpec {
+  enum class Role { in, inout, out };
+  std::string name;
+  DType dtype = DType::f32;
+  std::vector<std::int64_t> shape;  // row-major, contiguous
+  Role role = Role::in;
+  /// Random normal contents of this standard deviation, for floating types without `values`.
+  double stddev = 1.0;
+  /// Explicit contents for integer operands (lengths, block tables, ids); as many as elements.
+  std::vector<std::int32_t> values;
+
+  std::size_t num_elements() const;
+  std::size_t size_bytes() const { return bytes_for(dtype, num_elements()); }
+};
+
+/// Host copy of one operand.
+struct HostTensor {
+  OperandSpec spec;
+  std::vector<std::byte> data;
+};
+
+/// CUDA source of one config: a short generated stub that defines Config and includes templates.
+struct KernelSource {
+  std::string source;
+  std::string entry;  // extern "C" name of the kernel
+  std::vector<std::string> options;
+};
+
+/// The least a problem must move and compute, for rooflines and ranking.
+struct Cost {
+  double bytes = 0;
+  double flops = 0;
+};
+
+/// |out - ref| <= abs + rel * |ref| for every element.
+struct Tolerance {
+  double abs = 0;
+  double rel = 0;
+};
+
+/// One tunable and the values that its space declares.
+struct Tunable {
+  std::string name;
+  std::vector<Params> values;
+};
+
+/// The host descriptor of a kernel family. Pure functions of problem, config and architecture: no
+/// device, no files, no state. Problems and configs travel as Params; each family's header has the
+/// typed structs. Every function throws InputError for malformed Params and nothing else.
+///
+/// A kernel takes one parameter, a struct passed by value (pack_args). Problem fields that vary by
+/// request (dynamic_fields: num_tokens, m, batch, ...) are arguments; all others are compile-time
+/// constants, so one image serves every value of the dynamic fields.
+class Family {
+ public:
+  virtual ~Family() = default;
+  virtual std::string_view name() const = 0;
+  virtual std::vector<std::string> dynamic_fields() const = 0;
+
+  /// The declared space, for validation of imported configs.
+  virtual std::vector<Tunable> space(const Params& problem) const = 0;
+  /// Configs worth trying, best guess first and legal on `arch`; the first is the default that runs
+  /// when nothing has been tuned. Never empty for a legal problem.
+  virtual std::vector<Params> candidates(const Params& problem, const Arch& arch) const = 0;
+  /// Why the problem itself cannot be served, or nothing.
+  virtual std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const = 0;
+  /// Why this config cannot run this problem on this architecture, as a sentence; or nothing.
+  virtual std::optional<std::string> reject_reason(const Params& problem, const Params& config,
+                                                   const Arch& arch) const = 0;
+  /// A naive config of the same family that serves as the oracle on the device (its kernel is
+  /// itself tested against loops on the CPU); null where cpu_reference is the oracle instead.
+  virtual Params reference_config(const Params& problem) const = 0;
+  /// Fills the out and inout operands from the formula. Only called where reference_config is null.
+  virtual void cpu_reference(const Params& problem, std::span<HostTensor> operands) const;
+
+  /// True if the config names a vendor library's routine instead of a kernel of ours; source() and
+  /// plan() are then not called.
+  virtual bool is_library(const Params& config) const;
+  virtual KernelSource source(const Params& problem, const Params& config,
+                              const Arch& arch) const = 0;
+  virtual LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const = 0;
+  virtual std::vector<OperandSpec> operands(const Params& problem) const = 0;
+  /// Bytes of the kernel's parameter struct. `addresses` are device addresses in operand order.
+  virtual std::vector<std::byte> pack_args(const Params& problem, const Params& config,
+                                           std::span<const std::uint64_t> addresses,
+                                           std::uint64_t workspace) const = 0;
+  virtual Cost cost(const Params& problem) const = 0;
+  /// Of output operand `index`, from its dtype and the reduction length.
+  virtual Tolerance tolerance(const Params& problem, std::size_t index) const = 0;
+};
+
+template <class Args>
+std::vector<std::byte> args_bytes(const Args& args) {
+  const auto* first = reinterpret_cast<const std::byte*>(&args);
+  return {first, first + sizeof args};
+}
+
+}  // namespace quern
