@@ -27,20 +27,20 @@ struct Piece {
 };
 
 std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& addresses) {
-  const auto size = [](int a, int b = 1) {
+  const auto size = [](std::int64_t a, std::int64_t b = 1) {
     return static_cast<std::size_t>(a) * static_cast<std::size_t>(b);
   };
   // 1/sqrt(fan-in) keeps the scale of activations.
-  const auto scale = [](int fan_in) { return 1.0 / std::sqrt(static_cast<double>(fan_in)); };
-  const int q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
-  const int hidden = c.hidden_size, inner = c.intermediate_size;
+  const auto scale = [](std::int64_t fan_in) { return 1.0 / std::sqrt(static_cast<double>(fan_in)); };
+  const std::int64_t q = c.q_size(), kv = c.kv_size();
+  const std::int64_t hidden = c.hidden_size, inner = c.intermediate_size;
   std::vector<Piece> out;
   out.push_back({{{"model.embed_tokens.weight", size(c.vocab_size, hidden)}},
                  &addresses.embedding,
                  scale(hidden),
                  c.tie_word_embeddings});
   addresses.layers.resize(static_cast<std::size_t>(c.num_layers));
-  for (int i = 0; i < c.num_layers; ++i) {
+  for (std::int64_t i = 0; i < c.num_layers; ++i) {
     LayerAddresses& layer = addresses.layers[static_cast<std::size_t>(i)];
     const std::string at = fmt::format("model.layers.{}.", i);
     out.push_back({{{at + "input_layernorm.weight", size(hidden)}}, &layer.input_norm, 0});
@@ -108,7 +108,7 @@ std::size_t DeviceWeights::required_bytes(const ModelConfig& config, DType dtype
   return total;
 }
 
-DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const TensorSource& source,
+DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const ModelWeights& weights,
                              const Stream& stream, const LoadProgress& progress)
     : buffer_(required_bytes(config, dtype)) {
   require_16_bits(dtype);
@@ -125,7 +125,7 @@ DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const Tenso
     *piece.address = address;
     std::uint64_t to = address;
     for (const auto& [name, elements] : piece.parts) {
-      const TensorView view = source(name, elements);
+      const TensorView& view = weights.checkpoint.at(name);
       for (std::size_t first = 0; first < elements; first += largest) {
         const std::size_t count = std::min(largest, elements - first);
         std::uint16_t* out =

@@ -1,24 +1,16 @@
 #pragma once
 #include <functional>
-#include <span>
 #include <string>
 #include <vector>
 
 #include "model/config.h"
 #include "model/forward.h"
+#include "model/weights.h"
 #include "runtime/memory.h"
 #include "runtime/stream.h"
 
 namespace quern {
 
-/// One checkpoint tensor in host memory.
-struct TensorView {
-  DType dtype = DType::bf16;
-  std::span<const std::byte> data;
-};
-/// Finds a tensor by its checkpoint name ("model.layers.0.self_attn.q_proj.weight"); throws
-/// InputError if it is absent or has not `elements` elements.
-using TensorSource = std::function<TensorView(const std::string& name, std::size_t elements)>;
 /// Fills `elements` elements at a device address with random contents of this standard deviation.
 using RandomFill = std::function<void(std::uint64_t address, std::size_t elements, double stddev)>;
 /// Called with the bytes placed so far and in all.
@@ -29,7 +21,7 @@ using LoadProgress = std::function<void(std::size_t done, std::size_t total)>;
 class DeviceWeights {
  public:
   /// Uploads from a checkpoint, converting to `dtype` (bf16 or f16) with rounding to nearest even.
-  DeviceWeights(const ModelConfig& config, DType dtype, const TensorSource& source,
+  DeviceWeights(const ModelConfig& config, DType dtype, const ModelWeights& weights,
                 const Stream& stream, const LoadProgress& progress = {});
   /// Random contents made on the device, scaled so that activations keep their size.
   DeviceWeights(const ModelConfig& config, DType dtype, const RandomFill& fill);

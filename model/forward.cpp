@@ -29,27 +29,27 @@ class Builder {
 
   ForwardPlan build() {
     const std::int64_t tokens = shape_.num_tokens;
-    const int heads = config_.num_heads, kv_heads = config_.num_kv_heads;
-    const int head_dim = config_.head_dim, hidden = config_.hidden_size;
+    const std::int64_t hidden = config_.hidden_size, q_size = config_.q_size();
+    const std::int64_t qkv_size = q_size + 2 * config_.kv_size();
     const NodeOperand residual = tensor(tokens * hidden), normed = tensor(tokens * hidden);
     embedding("embedding", in_.ids, model_.embedding, config_.vocab_size, shape_.num_tokens,
               residual);
-    for (int i = 0; i < config_.num_layers; ++i) {
+    for (std::int64_t i = 0; i < config_.num_layers; ++i) {
       const LayerAddresses& layer = model_.layers.at(static_cast<std::size_t>(i));
       const auto label = [&](const char* what) { return fmt::format("layers.{}.{}", i, what); };
       if (i == 0)
         rms_norm(label("input_norm"), residual, at(layer.input_norm), normed, shape_.num_tokens);
       else
         add_rms_norm(label("input_norm"), branch_, residual, at(layer.input_norm), normed);
-      const NodeOperand qkv = tensor(tokens * (heads + 2 * kv_heads) * head_dim);
+      const NodeOperand qkv = tensor(tokens * qkv_size);
       gemm(label("qkv"), normed, layer.qkv, qkv, shape_.num_tokens,
-           (heads + 2 * kv_heads) * head_dim, hidden, dtype_);
-      const NodeOperand q = tensor(tokens * heads * head_dim);
+           qkv_size, hidden, dtype_);
+      const NodeOperand q = tensor(tokens * q_size);
       rope_append(label("rope_append"), qkv, layer, q);
-      const NodeOperand attended = tensor(tokens * heads * head_dim);
+      const NodeOperand attended = tensor(tokens * q_size);
       attention(label("attention"), q, layer, attended);
       branch_ = tensor(tokens * hidden);
-      gemm(label("o"), attended, layer.o, branch_, shape_.num_tokens, hidden, heads * head_dim,
+      gemm(label("o"), attended, layer.o, branch_, shape_.num_tokens, hidden, q_size,
            dtype_);
       add_rms_norm(label("post_norm"), branch_, residual, at(layer.post_norm), normed);
       const NodeOperand gate_up = tensor(tokens * 2 * config_.intermediate_size);
@@ -97,7 +97,7 @@ class Builder {
                            std::move(tuned_as), std::move(operands)});
   }
 
-  void embedding(std::string name, std::uint64_t ids, std::uint64_t table, int rows, int count,
+  void embedding(std::string name, std::uint64_t ids, std::uint64_t table, std::int64_t rows, int count,
                  NodeOperand out, std::optional<NodeOperand> gathered = {}) {
     node(std::move(name), "embedding",
          {{"num_tokens", count},
@@ -109,7 +109,7 @@ class Builder {
          {at(ids), gathered ? *gathered : at(table), out});
   }
 
-  Params row_problem(const char* kernel, int rows, int cols) const {
+  Params row_problem(const char* kernel, std::int64_t rows, std::int64_t cols) const {
     return {{"kernel", kernel}, {"rows", rows}, {"cols", cols}, {"T", quern::name(dtype_)}};
   }
 
@@ -133,7 +133,8 @@ class Builder {
          Params::object(), {gate_up, y});
   }
 
-  void gemm(std::string name, NodeOperand x, std::uint64_t w, NodeOperand y, int m, int n, int k,
+  void gemm(std::string name, NodeOperand x, std::uint64_t w, NodeOperand y, int m, std::int64_t n,
+            std::int64_t k,
             DType out) {
     node(std::move(name), "gemm",
          {{"m", m},
@@ -187,7 +188,7 @@ class Builder {
     problem["num_pages"] = model_.num_pages;
     if (decode) problem["max_kv_len"] = model_.max_positions;
     problem.update(heads());
-    problem["window"] = config_.sliding_window;
+    problem["window"] = config_.sliding_window.value_or(0);
     problem["dtype"] = quern::name(dtype_);
     Params fixed = {{"max_blocks", blocks_for(batch)}, {"num_pages", batch * blocks_for(batch)}};
     if (decode) fixed["max_kv_len"] = kTunedContext;

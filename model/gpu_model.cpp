@@ -35,11 +35,11 @@ GpuModel::GpuModel(const ModelConfig& config, DType dtype, DeviceWeights weights
       addresses_(weights_.addresses()) {
   if (options_.max_batch < 1) throw InputError("the batch size must be at least 1");
   const auto batch = static_cast<std::size_t>(options_.max_batch);
-  max_context_ =
-      options_.max_context > 0 ? options_.max_context : config_.max_position_embeddings;
-  if (max_context_ > config_.max_position_embeddings)
+  const auto longest = static_cast<int>(config_.max_position_embeddings);
+  max_context_ = options_.max_context > 0 ? options_.max_context : longest;
+  if (max_context_ > longest)
     throw InputError(fmt::format("a context of {} tokens is more than the model's {}", max_context_,
-                                 config_.max_position_embeddings));
+                                 longest));
 
   // What does not depend on the context comes first: then memory left is the KV cache's.
   const auto vocab_bytes = static_cast<std::size_t>(config_.vocab_size) * sizeof(float);
