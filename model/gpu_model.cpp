@@ -233,7 +233,7 @@ StepInputs GpuModel::prefill_inputs(int sequence) const {
 
 GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) {
   ForwardPlan plan = plan_forward(config_, dtype_, addresses_, shape, inputs);
-  std::vector<KernelProblem> wanted;
+  std::vector<KernelRequest> wanted;
   for (const Node& node : plan.nodes) wanted.push_back({node.family, node.tuned_as});
   kernels_.prepare(wanted);
   Step step;
@@ -247,13 +247,13 @@ GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) 
     step.nodes.push_back(std::move(bound));
   }
   for (const BoundNode& bound : step.nodes)
-    kernels_.reserve_workspace(bound.kernel, bound.node.problem);
+    workspace_.reserve(bound.kernel.workspace_bytes(bound.node.problem), stream_);
   return step;
 }
 
 void GpuModel::run(const Step& step) {
   for (const BoundNode& bound : step.nodes)
-    bound.kernel.enqueue(stream_, bound.node.problem, bound.addresses);
+    bound.kernel.enqueue(stream_, bound.node.problem, bound.addresses, workspace_);
 }
 
 std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> tokens,
@@ -361,9 +361,7 @@ std::vector<std::string> GpuModel::describe(int batch) {
       bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
            decode_inputs());
   for (const BoundNode& bound : step.nodes)
-    lines.push_back(fmt::format("{:<24} {:<18} {}  {}", bound.node.name, bound.node.family,
-                                to_text(bound.kernel.config()),
-                                bound.kernel.tuned() ? "tuned" : "default"));
+    lines.push_back(fmt::format("{:<24} {}", bound.node.name, bound.kernel.description()));
   return lines;
 }
 

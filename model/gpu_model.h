@@ -100,6 +100,7 @@ class GpuModel {
   int max_context_ = 0;
   Buffer rope_table_, kv_cache_, arena_, inputs_, logits_;
   PinnedBuffer log_, staging_;
+  Workspace workspace_;
   std::size_t logits_rows_ = 0;
   // Offsets into inputs_, in bytes.
   struct {
