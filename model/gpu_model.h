@@ -40,6 +40,8 @@ class GpuModel {
 
   int max_context() const { return max_context_; }
   int max_batch() const { return options_.max_batch; }
+  DType dtype() const { return dtype_; }
+  CUdeviceptr kv_address() const { return kv_cache_.address(); }
   std::size_t kv_bytes() const { return kv_cache_.size_bytes(); }
   std::size_t activation_bytes() const { return arena_.size_bytes(); }
   const DeviceWeights& weights() const { return weights_; }
@@ -79,7 +81,7 @@ class GpuModel {
   struct BoundNode {
     Node node;
     ReadyKernel kernel;
-    std::vector<std::uint64_t> addresses;
+    std::vector<CUdeviceptr> addresses;
   };
   struct Step {
     std::vector<BoundNode> nodes;
