@@ -1,7 +1,6 @@
 // What host and device code of the gemm family must agree on: the kernels' parameter and the sizes
 // of their shared memory.
 #pragma once
-#include "common/workspace_args.h"
 
 namespace quern {
 
@@ -40,6 +39,9 @@ constexpr int gemv_smem_bytes(int k, int tile_m, int warps_n, int warps_k, int r
          (async_copy ? gemv_ring_bytes(k, warps, rows_per_warp, unroll, stages) : 0) +
          (warps_k > 1 ? 2 * warps * tile_m * rows_per_warp * 4 : 0);
 }
+
+/// reference: threads of a block, each with one element of y.
+constexpr int kReferenceThreads = 256;
 
 /// mma: `stages` tiles of x and w, and one word (padded) for the blocks that share an output tile.
 constexpr int mma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {

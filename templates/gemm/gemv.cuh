@@ -6,9 +6,9 @@
 //
 // Blocks stay resident (blocks_per_sm on every SM) and walk over groups of
 // warps_n * rows_per_warp rows of w. Each lane keeps a ring of its own weights in flight, in
-// registers or through cp.async in slots of shared memory that only it reads, so the stream needs no
-// barrier and does not pause between groups. The ring is filled before griddepcontrol.wait: weights
-// do not depend on the previous kernel. x is then staged in shared memory once.
+// registers or through cp.async in slots of shared memory that only it reads, so the stream needs
+// no barrier and does not pause between groups. The ring is filled before griddepcontrol.wait:
+// weights do not depend on the previous kernel. x is then staged in shared memory once.
 //
 // Tunables (Config)
 //   tile_m         rows of x that are computed; rows from m on are zero and not stored
@@ -44,7 +44,7 @@ struct Gemv {
   static constexpr int kVec = gemm_vector_elements(kK), kVecBytes = kVec * 2;
   static constexpr int kChunk = kWarp * kVec;  // elements of k that a warp reads in one access
   static constexpr int kChunks = gemv_chunks(kK);
-  static constexpr int kSteps = ceil_div(kChunks, kWarpsK * kUnroll);  // per row group
+  static constexpr int kSteps = ceil_div(kChunks, kWarpsK* kUnroll);  // per row group
   static constexpr int kPaddedK = kChunks * kChunk;
   static constexpr int kGroupRows = kWarpsN * kRows;
   static constexpr int kGroups = ceil_div(kN, kGroupRows);
@@ -56,7 +56,8 @@ struct Gemv {
   static_assert(kM == 1 || kM == 2 || kM == 4 || kM == 8 || kM == 16, "tile_m is 1, 2, 4, 8 or 16");
   static_assert((kRows & (kRows - 1)) == 0, "rows_per_warp is a power of two");
   static_assert(!Config::async_copy || kVec >= 2, "cp.async moves at least 4 bytes: k is even");
-  static_assert(!Config::async_copy || kStages >= 2, "a ring in shared memory has 2 or more stages");
+  static_assert(!Config::async_copy || kStages >= 2,
+                "a ring in shared memory has 2 or more stages");
 
   using Weights = Bytes<kVecBytes>;
 
@@ -109,8 +110,8 @@ struct Gemv {
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         float xf[kVec];
-        unpack(*reinterpret_cast<const Weights*>(
-                   x + (m * kPaddedK + chunk * kChunk + lane * kVec) * 2),
+        unpack(*reinterpret_cast<const Weights*>(x +
+                                                 (m * kPaddedK + chunk * kChunk + lane * kVec) * 2),
                xf);
 #pragma unroll
         for (int r = 0; r < kRows; ++r)
@@ -139,8 +140,7 @@ struct Gemv {
     if constexpr (kWarpsK == 1) {
       if (lane % kLanes == 0)
 #pragma unroll
-        for (int j = 0; j < kPerLane; ++j)
-          store(args, row0, lane / kLanes * kPerLane + j, sum[j]);
+        for (int j = 0; j < kPerLane; ++j) store(args, row0, lane / kLanes * kPerLane + j, sum[j]);
     } else {
       float* mine = partial + (parity * kWarpsN + warp_n) * kWarpsK * kSums;
       if (lane % kLanes == 0)
@@ -213,7 +213,8 @@ struct Gemv {
 #pragma unroll
             for (int u = 0; u < kUnroll; ++u)
               copy_async_hinted<kVecBytes>(
-                  mine_address + static_cast<u32>(slot * kStep + (r * kUnroll + u) * kWarp * kVecBytes),
+                  mine_address +
+                      static_cast<u32>(slot * kStep + (r * kUnroll + u) * kWarp * kVecBytes),
                   address(w, load, r, u, warp_k, lane), policy);
           load.advance();
         }

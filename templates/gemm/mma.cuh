@@ -15,12 +15,14 @@
 //   tile_m, tile_n, tile_k  the block's tile, elements
 //   warps_m, warps_n        warps along m and n; each computes tile_m / warps_m x tile_n / warps_n
 //   stages                  depth of the ring
-//   split_k                 blocks that share an output tile; each leaves fp32 sums in the workspace
-//                           and the last to arrive adds them in order of k, so results do not depend
-//                           on timing
+//   split_k                 blocks that share an output tile; each leaves fp32 sums in the
+//   workspace
+//                           and the last to arrive adds them in order of k, so results do not
+//                           depend on timing
 //   group_m                 tiles along m that are visited together, so that w is found in L2
 //
-// Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous kernel.
+// Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous
+// kernel.
 //
 // Sources: PTX ISA 9.0, "mma.m16n8k16", "ldmatrix", "cp.async".
 #pragma once
@@ -28,6 +30,7 @@
 #include "common/memory.cuh"
 #include "common/mma.cuh"
 #include "common/types.cuh"
+#include "common/workspace_args.h"
 #include "gemm/gemm_args.h"
 
 namespace quern {
@@ -63,8 +66,8 @@ struct MmaGemm {
     return row * (kTileK * 2) + ((column / 8) ^ key) * 16 + column % 8 * 2;
   }
 
-  static constexpr int kPerRow = kTileK / kVec;      // copies of a tile's row
-  static constexpr int kPass = kThreads / kPerRow;   // rows that the block copies at once
+  static constexpr int kPerRow = kTileK / kVec;     // copies of a tile's row
+  static constexpr int kPass = kThreads / kPerRow;  // rows that the block copies at once
   static_assert(kThreads % kPerRow == 0, "the block copies whole rows of a tile at once");
 
   /// Requests columns k0.. of `rows` rows of a matrix [limit, kK] into a tile. `from` is this
@@ -81,13 +84,13 @@ struct MmaGemm {
     for (int i = 0; i < ceil_div(rows, kPass); ++i) {
       const int below = i * kPass;
       if (rows % kPass != 0 && row + below >= rows) break;
-      const bool valid = (whole || row0 + row + below < limit) &&
-                         (kK % kTileK == 0 || k0 + column < kK);
+      const bool valid =
+          (whole || row0 + row + below < limit) && (kK % kTileK == 0 || k0 + column < kK);
       const T* source = from + static_cast<i64>(below) * kK;
       // Rows that are a multiple of 8 apart have the same key.
-      const u32 target = kPass % 8 == 0 ? first + static_cast<u32>(below * kTileK * 2)
-                                        : to + offset(static_cast<u32>(row + below),
-                                                      static_cast<u32>(column));
+      const u32 target = kPass % 8 == 0
+                             ? first + static_cast<u32>(below * kTileK * 2)
+                             : to + offset(static_cast<u32>(row + below), static_cast<u32>(column));
       if constexpr (kVec == 1) {  // too small for cp.async; the barrier before use publishes it
         const u16 bits = valid ? source->bits : static_cast<u16>(0);
         asm volatile("st.shared.u16 [%0], %1;" ::"r"(target), "h"(bits) : "memory");
@@ -109,13 +112,13 @@ struct MmaGemm {
 #pragma unroll
     for (int i = 0; i < kBlocksM; ++i)
       ldmatrix_x4(a[i], x_tile + offset(static_cast<u32>(i * 16) + lane % 16,
-                                       static_cast<u32>(k0) + lane / 16 * 8));
-    // Matrices of w: columns 0-7 at k and k + 8, then columns 8-15.
+                                        static_cast<u32>(k0) + lane / 16 * 8));
+      // Matrices of w: columns 0-7 at k and k + 8, then columns 8-15.
 #pragma unroll
     for (int j = 0; j < kBlocksN; j += 2) {
       u32 r[4];
       ldmatrix_x4(r, w_tile + offset(static_cast<u32>(j * 8) + lane / 16 * 8 + lane % 8,
-                                    static_cast<u32>(k0) + lane / 8 % 2 * 8));
+                                     static_cast<u32>(k0) + lane / 8 % 2 * 8));
       b[j][0] = r[0];
       b[j][1] = r[1];
       b[j + 1][0] = r[2];

@@ -7,8 +7,6 @@
 
 namespace quern {
 
-constexpr int kReferenceThreads = 256;
-
 template <class Problem>
 __device__ __forceinline__ void gemm_reference(const GemmArgs& args) {
   using T = typename Problem::Input;
