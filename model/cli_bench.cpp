@@ -26,7 +26,7 @@ void bench_cpu(const Common& common, const Options& options) {
     throw InputError("random weights are made on a GPU: name one with --device");
   Engine engine(engine_options(common, options.model));
   const std::vector<std::int32_t> prompt(8, 1);
-  const Generation g = engine.generate(prompt, {options.steps, {}});
+  const TextGeneration g = engine.generate(prompt, {{}, options.steps, {}});
   const ordered_json row = {{"phase", "decode"}, {"batch", 1},
                             {"tokens", g.output_ids.size()},
                             {"tokens_per_second", g.tokens_per_second()}};

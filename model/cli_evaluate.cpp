@@ -1,7 +1,8 @@
 #include <fmt/format.h>
 
-#include <cmath>
+#include <map>
 #include <sstream>
+#include <vector>
 
 #include "model/cli.h"
 #include "model/evaluate.h"
@@ -44,7 +45,7 @@ std::vector<std::int32_t> parse_ids(const std::string& argument) {
 void run_logits(const Common& common, const Options& options) {
   const auto ids = parse_ids(options.ids);
   Engine engine(engine_options(common, options.model));
-  std::vector<float> logits = engine.backend().forward(ids, true);
+  std::vector<float> logits = engine.backend().forward(ids, LogitRows::all);
   TensorView view;
   view.name = "logits";
   view.shape = {static_cast<std::int64_t>(ids.size()), engine.config().vocab_size};
@@ -60,49 +61,74 @@ void run_ppl(const Common& common, const Options& options) {
   const std::string text = read_file(options.text);
   Engine engine(engine_options(common, options.model));
   const auto ids = engine.tokenizer().encode(text, {.add_bos = false, .parse_special = false});
+  const auto bos = engine.tokenizer().bos_id();
+  if (!bos) throw InputError("the tokenizer has no BOS to put before each window");
   ProgressLine line(common);
-  const auto result = perplexity(
-      engine.backend(), ids, options.window,
-      [&](const PerplexityProgress& p) {
-        line.update(fmt::format("{} of {} tokens, perplexity so far {:.3f}", p.done, p.total,
-                                p.perplexity));
+  const Perplexity result =
+      perplexity(engine.backend(), ids, options.window, *bos, [&](std::size_t done, std::size_t total) {
+        line.update(fmt::format("perplexity: {} of {} tokens", done, total));
       });
   line.clear();
   if (common.json)
-    print_json({{"ppl", result.perplexity}, {"tokens", result.tokens}, {"window", options.window},
+    print_json({{"ppl", result.value}, {"tokens", result.tokens}, {"window", options.window},
                 {"device", engine.device_name()}});
   else
-    fmt::print("perplexity {:.4f} over {} tokens on {}\n", result.perplexity, result.tokens,
+    fmt::print("perplexity {:.4f} over {} tokens on {}\n", result.value, result.tokens,
                engine.device_name());
 }
 
+/// Questions of one kind begin alike; kinds too rare to say anything about are put together.
+std::map<std::string, std::vector<std::size_t>> by_kind(const std::vector<Question>& questions) {
+  std::map<std::string, std::vector<std::size_t>> kinds;
+  for (std::size_t i = 0; i < questions.size(); ++i) {
+    std::istringstream words(questions[i].question);
+    std::string first, second;
+    words >> first >> second;
+    kinds[first + ' ' + second].push_back(i);
+  }
+  std::vector<std::size_t> others;
+  for (auto kind = kinds.begin(); kind != kinds.end();) {
+    if (kind->second.size() * 50 >= questions.size()) {
+      ++kind;
+      continue;
+    }
+    others.insert(others.end(), kind->second.begin(), kind->second.end());
+    kind = kinds.erase(kind);
+  }
+  if (!others.empty()) kinds["other"] = std::move(others);
+  return kinds;
+}
+
 void run_eval(const Common& common, const Options& options) {
-  const std::string text = read_file(options.questions);
-  const auto questions = parse_questions(text, options.questions);
+  const std::vector<Question> questions = load_questions(options.questions);
   Engine engine(engine_options(common, options.model));
   ProgressLine line(common);
-  const auto result = question_accuracy(
-      engine.backend(), engine.tokenizer(), questions,
-      [&](const AccuracyProgress& p) {
-        line.update(fmt::format("{} of {} questions, {} right", p.done, p.total, p.correct));
-      });
+  const QuestionScore score =
+      question_accuracy(engine.backend(), engine.tokenizer(), questions,
+                        [&](std::size_t done, std::size_t total) {
+                          line.update(fmt::format("{} of {} questions", done, total));
+                        });
   line.clear();
-  if (common.json) {
-    ordered_json kinds = ordered_json::object();
-    for (const auto& [kind, score] : result.by_kind) kinds[kind] = {score.correct, score.total};
-    print_json({{"correct", result.all.correct}, {"total", result.all.total}, {"by_kind", kinds},
-                {"device", engine.device_name()}});
-    return;
-  }
+  ordered_json kinds = ordered_json::object();
   Table table({"kind", "correct", "total", "%"});
-  const auto add = [&](const std::string& kind, const Score& score) {
-    table.add({kind, std::to_string(score.correct), std::to_string(score.total),
-               fmt::format("{:.1f}", 100.0 * static_cast<double>(score.correct) /
-                                         static_cast<double>(std::max<std::size_t>(1, score.total)))});
+  const auto add = [&](const std::string& kind, std::size_t correct, std::size_t total) {
+    table.add({kind, std::to_string(correct), std::to_string(total),
+               total == 0 ? "-"
+                          : fmt::format("{:.1f}", 100.0 * static_cast<double>(correct) /
+                                                      static_cast<double>(total))});
   };
-  for (const auto& [kind, score] : result.by_kind) add(kind, score);
-  add("all", result.all);
-  fmt::print("{}", table.text());
+  for (const auto& [kind, members] : by_kind(questions)) {
+    std::size_t correct = 0;
+    for (const std::size_t i : members) correct += score.correct_at[i] ? 1 : 0;
+    kinds[kind] = {correct, members.size()};
+    add(kind, correct, members.size());
+  }
+  add("all", score.correct, questions.size());
+  if (common.json)
+    print_json({{"correct", score.correct}, {"total", questions.size()}, {"by_kind", kinds},
+                {"device", engine.device_name()}});
+  else
+    fmt::print("{}", table.text());
 }
 
 }  // namespace

@@ -59,13 +59,13 @@ void show_kernels(const Common& common, Engine& engine) {
   for (const std::string& line : engine.gpu_model()->describe(1)) fmt::print(stderr, "{}\n", line);
 }
 
-ordered_json generation_json(Engine& engine, const Generation& g) {
+ordered_json generation_json(Engine& engine, const TextGeneration& g) {
   return {{"prompt_ids", g.prompt_ids},
           {"output_ids", g.output_ids},
           {"text", g.text},
           {"finish_reason", g.finish_reason},
           {"tokens_per_second", g.tokens_per_second()},
-          {"prefill_seconds", g.prefill_seconds},
+          {"prompt_seconds", g.prompt_seconds},
           {"decode_seconds", g.decode_seconds},
           {"device", engine.device_name()},
           {"compiled", compiled_count(engine)},
@@ -89,13 +89,13 @@ void run_run(const Common& common, const Options& options) {
   line.clear();
   show_kernels(common, engine);
   const auto prompt = prompt_of(engine, options, options.prompt);
-  const GenerateOptions generate{options.max_new_tokens, options.sampling};
+  const GenerateOptions generate{options.sampling, options.max_new_tokens, {}};
   if (common.json) {
     print_json(generation_json(engine, engine.generate(prompt, generate)));
     return;
   }
   if (!options.chat) print_text(options.prompt);
-  const Generation g = engine.generate(prompt, generate, print_text);
+  const TextGeneration g = engine.generate(prompt, generate, print_text);
   fmt::print("\n");
   std::fflush(stdout);
   std::string kernels;
@@ -105,7 +105,7 @@ void run_run(const Common& common, const Options& options) {
                           counts.compiled, counts.image_hits, counts.tuned, counts.defaulted);
   }
   fmt::print(stderr, "{}: {} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s ({}){}\n",
-             engine.device_name(), g.prompt_ids.size(), g.prefill_seconds, g.output_ids.size(),
+             engine.device_name(), g.prompt_ids.size(), g.prompt_seconds, g.output_ids.size(),
              g.tokens_per_second(), g.finish_reason, kernels);
 }
 
@@ -149,12 +149,12 @@ void run_demo(const Common& common, const Options& options) {
     Options one = options;
     one.chat = p.chat;
     fmt::print("\n> {}\n", p.text);
-    const Generation g = engine.generate(prompt_of(engine, one, p.text),
-                                         {options.max_new_tokens, options.sampling}, print_text);
+    const TextGeneration g = engine.generate(prompt_of(engine, one, p.text),
+                                         {options.sampling, options.max_new_tokens, {}}, print_text);
     fmt::print("\n");
     const double rate = g.tokens_per_second();
     table.add({p.text, std::to_string(g.output_ids.size()),
-               fmt::format("{:.1f}", g.prefill_seconds * 1e3),
+               fmt::format("{:.1f}", g.prompt_seconds * 1e3),
                rate > 0 ? fmt::format("{:.0f}", rate) : "-",
                rate > 0 ? fmt::format("{:.3f}", 1e3 / rate) : "-"});
     if (rate > 0) {

@@ -30,7 +30,7 @@ std::optional<int> gpu_ordinal(const std::string& device) {
 
 }  // namespace
 
-double Generation::tokens_per_second() const {
+double TextGeneration::tokens_per_second() const {
   return output_ids.size() > 1 && decode_seconds > 0
              ? static_cast<double>(output_ids.size() - 1) / decode_seconds
              : 0;
@@ -71,32 +71,28 @@ GpuModel* Engine::gpu_model() {
   return session_ ? &static_cast<GpuBackend&>(*backend_).model() : nullptr;
 }
 
-Generation Engine::generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                            const std::function<bool(std::string_view)>& on_text) {
-  using Clock = std::chrono::steady_clock;
-  Generation out;
+TextGeneration Engine::generate(std::span<const std::int32_t> prompt, GenerateOptions options,
+                                const std::function<bool(std::string_view)>& on_text) {
+  options.stop_ids.insert(options.stop_ids.end(), config_.stop_token_ids.begin(),
+                          config_.stop_token_ids.end());
+  TextGeneration out;
   out.prompt_ids.assign(prompt.begin(), prompt.end());
   StreamDecoder decoder(*tokenizer_);
-  bool cancelled = false;
   const auto emit = [&](const std::string& text) {
     out.text += text;
-    if (on_text && !text.empty() && !on_text(text)) cancelled = true;
+    return !on_text || text.empty() || on_text(text);
   };
-  const auto start = Clock::now();
-  auto first = start, last = start;
-  const FinishReason reason = backend_->generate(
-      prompt, options.sampling, options.max_new_tokens, config_.stop_token_ids,
-      [&](std::int32_t id) {
-        last = Clock::now();
-        if (out.output_ids.empty()) first = last;
-        out.output_ids.push_back(id);
-        if (!tokenizer_->is_special(id)) emit(decoder.push(id));
-        return !cancelled;
-      });
+  backend_->reset();
+  Generation generation = backend_->generate(prompt, options, [&](std::int32_t id) {
+    return tokenizer_->is_special(id) || emit(decoder.push(id));
+  });
   emit(decoder.finish());
-  out.finish_reason = name(reason);
-  out.prefill_seconds = std::chrono::duration<double>(first - start).count();
-  out.decode_seconds = std::chrono::duration<double>(last - first).count();
+  out.output_ids = std::move(generation.ids);
+  out.finish_reason = generation.finish_reason == FinishReason::stop     ? "stop"
+                      : generation.finish_reason == FinishReason::length ? "length"
+                                                                         : "cancelled";
+  out.prompt_seconds = generation.prompt_seconds;
+  out.decode_seconds = generation.decode_seconds;
   return out;
 }
 

@@ -32,18 +32,14 @@ struct EngineOptions {
   std::function<void(std::string_view what, double done, double total)> progress;
 };
 
-struct GenerateOptions {
-  int max_new_tokens = 128;
-  SamplingParams sampling;
-};
-
-struct Generation {
+/// What Engine::generate() brought.
+struct TextGeneration {
   std::vector<std::int32_t> prompt_ids, output_ids;
-  std::string text;
-  std::string finish_reason;      // "stop" (a stop token), "length", "context" or "cancelled"
-  double prefill_seconds = 0;     // until the first token
-  double decode_seconds = 0;      // all further ones
-  /// Of the tokens after the first; 0 where there is only one.
+  std::string text;           // special tokens left out
+  std::string finish_reason;  // "stop" (a stop token), "length" or "cancelled"
+  double prompt_seconds = 0;  // until the first token
+  double decode_seconds = 0;  // all further ones
+  /// Of the tokens after the first; 0 where there is none.
   double tokens_per_second() const;
 };
 
@@ -64,11 +60,12 @@ class Engine {
   GpuSession* gpu() { return session_.get(); }
   GpuModel* gpu_model();
 
-  /// Continues a prompt. `on_text` gets text as it is generated, whole characters at a time, and
+  /// Starts a sequence of its own and continues the prompt until a stop token of `options` or of the
+  /// model. `on_text` gets text as it is generated, whole characters at a time, and
   /// returns false to stop. Throws InputError if the prompt is empty, has ids out of range, or does
   /// not fit the context.
-  Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
-                      const std::function<bool(std::string_view)>& on_text = {});
+  TextGeneration generate(std::span<const std::int32_t> prompt, GenerateOptions options,
+                          const std::function<bool(std::string_view)>& on_text = {});
 
  private:
   EngineOptions options_;

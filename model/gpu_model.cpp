@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <bit>
 #include <chrono>
-#include <cstring>
+#include <cmath>
 #include <numeric>
 
 #include "model/rope.h"
@@ -22,6 +22,20 @@ constexpr std::size_t kMaxLogitsBytes = std::size_t{256} << 20;
 constexpr std::size_t kHeadroomBytes = std::size_t{512} << 20;
 
 int ceil_div(int a, int b) { return (a + b - 1) / b; }
+
+/// cos and sin of every pair at every position, [positions, head_dim / 2, 2].
+std::vector<float> rope_table(const ModelConfig& config, int positions) {
+  const std::vector<float> frequencies = rope_frequencies(config);
+  std::vector<float> table;
+  table.reserve(2 * frequencies.size() * static_cast<std::size_t>(positions));
+  for (int p = 0; p < positions; ++p)
+    for (const float frequency : frequencies) {
+      const float angle = static_cast<float>(p) * frequency;
+      table.push_back(std::cos(angle));
+      table.push_back(std::sin(angle));
+    }
+  return table;
+}
 
 }  // namespace
 
@@ -124,11 +138,11 @@ GpuModel::GpuModel(const ModelConfig& config, DType dtype, DeviceWeights weights
   copy_to_device(inputs_.address() + at_.sequence, iota.data(), 4 * batch, stream_);
   stream_.synchronize();
   log_ = PinnedBuffer(4 * batch * static_cast<std::size_t>(max_context_ + 1));
-  free_pages_.resize(num_pages);
-  // The last pages are handed out first; the order is of no consequence.
-  std::iota(free_pages_.begin(), free_pages_.end(), 0);
+  pages_ = std::make_unique<KvBlockAllocator>(static_cast<std::int32_t>(num_pages),
+                                              options_.page_size);
+  for (std::size_t i = 0; i < batch; ++i)
+    sequences_.push_back(std::make_unique<KvSequence>(*pages_));
   lengths_.assign(batch, 0);
-  pages_.resize(batch);
   reset();
 }
 
@@ -136,10 +150,7 @@ GpuModel::~GpuModel() = default;
 
 void GpuModel::reset() {
   stream_.synchronize();
-  for (std::vector<int>& pages : pages_) {
-    free_pages_.insert(free_pages_.end(), pages.begin(), pages.end());
-    pages.clear();
-  }
+  for (const auto& sequence : sequences_) sequence->truncate(0);
   std::fill(lengths_.begin(), lengths_.end(), 0);
   std::fill_n(log_.as<std::int32_t>(), log_.size_bytes() / 4, -1);
   const std::vector<SamplingParams> greedy(lengths_.size());
@@ -150,24 +161,21 @@ void GpuModel::reserve(int sequence, int tokens) {
   if (tokens > max_context_)
     throw InputError(fmt::format("{} tokens are more than the context of {} holds", tokens,
                                  max_context_));
-  std::vector<int>& pages = pages_.at(static_cast<std::size_t>(sequence));
-  const auto needed = static_cast<std::size_t>(ceil_div(tokens, options_.page_size));
-  if (needed <= pages.size()) return;
-  if (needed - pages.size() > free_pages_.size())
+  KvSequence& pages = *sequences_.at(static_cast<std::size_t>(sequence));
+  if (tokens <= pages.length()) return;
+  const std::size_t before = pages.blocks().size();
+  if (!pages.extend(tokens - pages.length()))
     throw OutOfMemoryError(
-        fmt::format("the KV cache has {} free pages and the sequence needs {} more",
-                    free_pages_.size(), needed - pages.size()),
+        fmt::format("the KV cache has {} pages of {} tokens left, too few for a sequence of {}",
+                    pages_->num_free(), options_.page_size, tokens),
         CUDA_ERROR_OUT_OF_MEMORY);
-  while (pages.size() < needed) {
-    pages.push_back(free_pages_.back());
-    free_pages_.pop_back();
-  }
+  if (pages.blocks().size() == before) return;
   upload_block_table(sequence);
 }
 
 void GpuModel::upload_block_table(int sequence) {
   stream_.synchronize();  // the staging area may still be read
-  const std::vector<int>& pages = pages_[static_cast<std::size_t>(sequence)];
+  const auto pages = sequences_[static_cast<std::size_t>(sequence)]->blocks();
   auto* row = staging_.as<std::int32_t>();
   std::copy(pages.begin(), pages.end(), row);
   copy_to_device(inputs_.address() + at_.block_table +

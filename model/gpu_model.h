@@ -11,6 +11,7 @@
 #include "model/config.h"
 #include "model/device_weights.h"
 #include "model/forward.h"
+#include "model/kv_cache.h"
 #include "model/sampling.h"
 #include "runtime/graph.h"
 #include "runtime/memory.h"
@@ -113,8 +114,8 @@ class GpuModel {
     std::size_t ids, positions, zeros, kv_len, query_start, logits_rows;
   } at_{};
   std::vector<int> lengths_;
-  std::vector<std::vector<int>> pages_;  // of each sequence
-  std::vector<int> free_pages_;
+  std::unique_ptr<KvBlockAllocator> pages_;
+  std::vector<std::unique_ptr<KvSequence>> sequences_;  // pages reserved, length tokens or more
   std::map<int, GraphExec> graphs_;      // by batch
   double capture_ms_ = 0;
 };
