@@ -246,13 +246,13 @@ GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) 
   kernels_.prepare(wanted);
   Step step;
   for (Node& node : plan.nodes) {
-    BoundNode bound{{}, kernels_.get(node.family, node.tuned_as), {}};
+    ReadyKernel kernel = kernels_.get(node.family, node.tuned_as);
+    std::vector<CUdeviceptr> addresses;
     for (const NodeOperand& operand : node.operands)
-      bound.addresses.push_back(operand.tensor < 0
-                                    ? operand.address
-                                    : arena_.address() + plan.activations.offset(operand.tensor));
-    bound.node = std::move(node);
-    step.nodes.push_back(std::move(bound));
+      addresses.push_back(operand.tensor < 0
+                              ? operand.address
+                              : arena_.address() + plan.activations.offset(operand.tensor));
+    step.nodes.push_back({std::move(node), std::move(kernel), std::move(addresses)});
   }
   for (const BoundNode& bound : step.nodes)
     workspace_.reserve(bound.kernel.workspace_bytes(bound.node.problem), stream_);
