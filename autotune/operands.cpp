@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <random>
+#include <span>
 
 #include "runtime/base/half.h"
 
@@ -41,16 +41,23 @@ float fp8_to_f32(DType dtype, std::uint8_t bits) {
   return (bits & 0x80) ? -magnitude : magnitude;
 }
 
+/// The magnitudes of the finite values, which ascend with the bits.
+std::vector<float> fp8_magnitudes(DType dtype) {
+  std::vector<float> values(dtype == DType::e4m3 ? 127 : 124);
+  for (std::size_t i = 0; i < values.size(); ++i)
+    values[i] = fp8_to_f32(dtype, static_cast<std::uint8_t>(i));
+  return values;
+}
+
 /// The nearest finite 8-bit float; values out of range become the largest.
 std::uint8_t f32_to_fp8(DType dtype, float value) {
-  const unsigned num_finite = dtype == DType::e4m3 ? 127 : 124;  // magnitudes ascend with the bits
-  std::array<float, 127> table;
-  for (unsigned i = 0; i < num_finite; ++i)
-    table[i] = fp8_to_f32(dtype, static_cast<std::uint8_t>(i));
+  static const std::vector<float> e4m3 = fp8_magnitudes(DType::e4m3);
+  static const std::vector<float> e5m2 = fp8_magnitudes(DType::e5m2);
+  const std::vector<float>& table = dtype == DType::e4m3 ? e4m3 : e5m2;
   const float magnitude = std::fabs(value);
-  unsigned at = static_cast<unsigned>(
-      std::lower_bound(table.begin(), table.begin() + num_finite, magnitude) - table.begin());
-  at = std::min(at, num_finite - 1);
+  auto at = static_cast<std::size_t>(std::lower_bound(table.begin(), table.end(), magnitude) -
+                                     table.begin());
+  at = std::min(at, table.size() - 1);
   if (at > 0 && magnitude - table[at - 1] < table[at] - magnitude) --at;
   return static_cast<std::uint8_t>(at | (std::signbit(value) ? 0x80u : 0u));
 }
@@ -197,18 +204,25 @@ Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>&
 }
 
 std::optional<Params> odd_problem(const Family& family, const Params& problem, const Arch& arch) {
-  Params odd = problem;
-  for (const std::string& field : family.dynamic_fields())
-    if (const auto value = odd.find(field); value != odd.end() && value->is_number_integer())
-      if (const auto n = value->get<std::int64_t>(); n > 1 && n % 2 == 0) *value = n - 1;
-  if (odd == problem) return std::nullopt;
-  try {
-    if (family.unsupported(odd, arch)) return std::nullopt;
-    family.operands(odd);
-  } catch (const InputError&) {
-    return std::nullopt;
-  }
-  return odd;
+  const auto with_odd = [&](std::span<const std::string> fields) -> std::optional<Params> {
+    Params odd = problem;
+    for (const std::string& field : fields)
+      if (const auto value = odd.find(field); value != odd.end() && value->is_number_integer())
+        if (const auto n = value->get<std::int64_t>(); n > 1 && n % 2 == 0) *value = n - 1;
+    if (odd == problem) return std::nullopt;
+    try {
+      if (family.unsupported(odd, arch)) return std::nullopt;
+      family.operands(odd);
+    } catch (const InputError&) {
+      return std::nullopt;
+    }
+    return odd;
+  };
+  const std::vector<std::string> fields = family.dynamic_fields();
+  if (auto odd = with_odd(fields)) return odd;
+  for (const std::string& field : fields)  // they may depend on each other
+    if (auto odd = with_odd({&field, 1})) return odd;
+  return std::nullopt;
 }
 
 }  // namespace quern

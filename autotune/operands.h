@@ -33,9 +33,8 @@ struct Comparison {
 Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
                           const std::vector<std::byte>& reference, const Tolerance& tolerance);
 
-/// The same problem at values of its dynamic fields that are no powers of two (each even one less
-/// by 1), so that tails are checked too; nothing if the family does not support that or no field
-/// changes.
+/// The same problem with its even dynamic fields one less, so that tails are checked too: all of
+/// them if the family supports that, else the first one that may change alone, else nothing.
 std::optional<Params> odd_problem(const Family& family, const Params& problem, const Arch& arch);
 
 }  // namespace quern

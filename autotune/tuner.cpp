@@ -86,6 +86,8 @@ class Candidates {
   /// Begins the compiles of the candidates that the search will ask for.
   void submit(const Arch& arch, std::size_t max_compiled, Compiles& compiles) {
     if (std::exchange(submitted_, true)) return;
+    if (const Params reference = family_.reference_config(problem_); !reference.is_null())
+      reference_ticket_ = compiles.submit(compile_request(family_, problem_, reference, arch));
     tickets_.resize(configs_.size());
     std::size_t count = 0;
     for (std::size_t i = 0; i < configs_.size() && count < max_compiled; ++i) {
@@ -96,6 +98,13 @@ class Candidates {
     }
   }
   std::optional<std::size_t> ticket(std::size_t i) const { return tickets_[i]; }
+  /// Waits for the oracle's kernel, if the oracle is one, and loads it. Throws CompileError.
+  void load_reference(KernelLibrary& library, Compiles& compiles) const {
+    if (!reference_ticket_) return;
+    const CompileOutcome outcome = compiles.take(*reference_ticket_);
+    if (!outcome.kernel) throw CompileError(outcome.error, outcome.log);
+    library.load(family_, problem_, family_.reference_config(problem_), *outcome.kernel);
+  }
 
  private:
   void add(const Params& config) {
@@ -108,6 +117,7 @@ class Candidates {
   std::set<std::string> known_;
   std::vector<std::optional<std::string>> refusals_;
   std::vector<std::optional<std::size_t>> tickets_;
+  std::optional<std::size_t> reference_ticket_;
   bool submitted_ = false;
 };
 
@@ -199,7 +209,7 @@ class Tuner {
     for (std::size_t turn = 0; turn < open_.size(); ++turn) {
       ProblemReport& problem = report_.problems[open_[turn]];
       const auto start = Clock::now();
-      if (!end_ || start < *end_) {
+      if (turn == 0 || !end_ || start < *end_) {
         for (std::size_t i = turn; i < std::min(turn + 1 + kLookAhead, open_.size()); ++i)
           look_ahead(open_[i]);
         tune_one(open_[turn], deadline(open_.size() - turn));
@@ -261,6 +271,7 @@ class Tuner {
     Candidates& candidates = found->second;
     problem.configs = candidates.configs();
     try {
+      candidates.load_reference(library_, compiles_);
       DeviceRunner runner(library_, candidates, compiles_, options_.search.max_compiled);
       if (!std::exchange(warm_, true)) runner.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;

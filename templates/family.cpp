@@ -16,8 +16,15 @@ void Family::cpu_reference(const Params&, std::span<HostTensor>) const {
 
 bool Family::is_library(const Params&) const { return false; }
 
-LibraryMatmul Family::library_matmul(const Params&, const Params&) const {
-  throw InputError(fmt::format("{} has no library routine", name()));
+LibraryMatmul Family::library_matmul(const Params& problem, const Params& config) const {
+  LibraryMatmul matmul;
+  detail::take(problem, "m", matmul.m);
+  detail::take(problem, "n", matmul.n);
+  detail::take(problem, "k", matmul.k);
+  detail::take(problem, "dtype", matmul.input);
+  detail::take(problem, "out_dtype", matmul.output);
+  detail::take(config, "algorithm", matmul.rank);
+  return matmul;
 }
 
 }  // namespace quern

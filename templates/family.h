@@ -103,7 +103,8 @@ class Family {
   /// True if the config names a vendor library's routine instead of a kernel of ours; source() and
   /// plan() are then not called.
   virtual bool is_library(const Params& config) const;
-  /// What a config stands for that is_library. Never called for others.
+  /// What a config stands for that is_library; never called for others. As it is: m, n, k, dtype and
+  /// out_dtype of the problem, and the config's algorithm.
   virtual LibraryMatmul library_matmul(const Params& problem, const Params& config) const;
   virtual KernelSource source(const Params& problem, const Params& config,
                               const Arch& arch) const = 0;

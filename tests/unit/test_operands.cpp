@@ -1,0 +1,117 @@
+#include "autotune/operands.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "runtime/base/error.h"
+#include "tests/support/scale_family.h"
+#include "tests/support/support.h"
+
+using namespace quern;
+
+namespace {
+
+OperandSpec spec(DType dtype, std::vector<std::int64_t> shape) {
+  return {"y", dtype, std::move(shape), OperandSpec::Role::out, 1.0, {}};
+}
+
+std::vector<std::byte> floats(const std::vector<float>& values) {
+  std::vector<std::byte> bytes(values.size() * sizeof(float));
+  std::memcpy(bytes.data(), values.data(), bytes.size());
+  return bytes;
+}
+
+}  // namespace
+
+TEST_CASE("random contents have the wanted spread in every floating type and no NaN") {
+  for (const DType dtype :
+       {DType::f32, DType::f64, DType::f16, DType::bf16, DType::e4m3, DType::e5m2}) {
+    OperandSpec operand = spec(dtype, {100, 101});
+    operand.stddev = 0.5;
+    const auto bytes = trial_contents(operand, 1);
+    REQUIRE_EQ(bytes.size(), operand.size_bytes());
+    double sum = 0, squares = 0;
+    for (std::size_t i = 0; i < operand.num_elements(); ++i) {
+      const double value = element(dtype, bytes.data(), i);
+      sum += value;
+      squares += value * value;
+    }
+    CAPTURE(name(dtype));
+    const double count = static_cast<double>(operand.num_elements());
+    CHECK_LT(std::fabs(sum / count), 0.02);
+    CHECK_EQ(std::sqrt(squares / count), doctest::Approx(0.5).epsilon(0.03));
+    CHECK(trial_contents(operand, 1) == bytes);
+    CHECK(trial_contents(operand, 2) != bytes);
+  }
+}
+
+TEST_CASE("given values are kept in every integer type") {
+  for (const DType dtype : {DType::i64, DType::i32, DType::i16, DType::i8}) {
+    OperandSpec operand = spec(dtype, {3});
+    operand.values = {5, -7, 100};
+    const auto bytes = trial_contents(operand, 1);
+    for (std::size_t i = 0; i < 3; ++i)
+      CHECK_EQ(element(dtype, bytes.data(), i), operand.values[i]);
+  }
+  OperandSpec wrong = spec(DType::i32, {3});
+  wrong.values = {1, 2};
+  CHECK_THROWS_AS(trial_contents(wrong, 1), InputError);
+  OperandSpec real = spec(DType::f32, {1});
+  real.values = {1};
+  CHECK_THROWS_AS(trial_contents(real, 1), InputError);
+}
+
+TEST_CASE("large operands repeat with a prime period, small and packed ones are whole") {
+  const auto large = trial_contents(spec(DType::bf16, {4096, 4096}), 1);
+  CHECK_EQ(large.size(), 2 * 1048573);
+  const auto repeated = repeat_to(large, 3 * large.size() - 2);
+  CHECK_EQ(repeated.size(), 3 * large.size() - 2);
+  CHECK(std::equal(large.begin(), large.end(), repeated.begin() + static_cast<long>(large.size())));
+  CHECK_EQ(trial_contents(spec(DType::i4, {7}), 1).size(), 4);
+  CHECK_EQ(trial_contents(spec(DType::u8, {7}), 1).size(), 7);
+  for (const std::byte byte : trial_contents(spec(DType::boolean, {64}), 1))
+    CHECK_LE(std::to_integer<int>(byte), 1);
+}
+
+TEST_CASE("an output is compared element by element with its bound") {
+  const OperandSpec y = spec(DType::f32, {2, 3});
+  const auto reference = floats({1, 2, 3, 4, 5, 6});
+  const Tolerance tolerance{0.1, 0.1};
+  CHECK_EQ(compare_output(y, reference, reference, tolerance).error, 0);
+  const Comparison close = compare_output(y, floats({1, 2, 3, 4, 5, 6.35f}), reference, tolerance);
+  CHECK_EQ(close.error, doctest::Approx(0.5).epsilon(0.01));
+  CHECK_EQ(close.complaint, "");
+  const Comparison far = compare_output(y, floats({1, 2, 3, 9, 5, 6.35f}), reference, tolerance);
+  CHECK_EQ(far.error, doctest::Approx(10).epsilon(0.01));
+  CHECK_EQ(far.complaint, "y[1, 0] is 9 instead of 4");
+}
+
+TEST_CASE("NaN and infinity never pass, not even against themselves") {
+  const OperandSpec y = spec(DType::f32, {1});
+  const float nan = std::nanf(""), infinity = std::numeric_limits<float>::infinity();
+  const Tolerance loose{1e30, 1e30};
+  for (const float bad : {nan, infinity}) {
+    CHECK_GT(compare_output(y, floats({bad}), floats({bad}), loose).error, 1);
+    CHECK_GT(compare_output(y, floats({bad}), floats({1}), loose).error, 1);
+    CHECK_GT(compare_output(y, floats({1}), floats({nan}), loose).error, 1);
+  }
+  CHECK_GT(compare_output(y, floats({1}), floats({2}), {}).error, 1);
+}
+
+TEST_CASE("integers are equal or wrong, whatever the tolerance") {
+  const OperandSpec y = spec(DType::i32, {1});
+  std::vector<std::byte> one(4), two(4);
+  one[0] = std::byte{1};
+  two[0] = std::byte{2};
+  CHECK_EQ(compare_output(y, one, one, {100, 100}).error, 0);
+  CHECK_EQ(compare_output(y, two, one, {100, 100}).complaint, "y[0] is 2 instead of 1");
+}
+
+TEST_CASE("the odd problem is one less where that is supported") {
+  const test::ScaleFamily family;
+  const Arch arch = parse_arch("sm_80");
+  CHECK_EQ((*odd_problem(family, {{"n", 16}, {"scale", 4}}, arch)).dump(), R"({"n":15,"scale":4})");
+  CHECK_FALSE(odd_problem(family, {{"n", 1}, {"scale", 4}}, arch).has_value());
+  CHECK_FALSE(odd_problem(family, {{"n", 7}, {"scale", 4}}, arch).has_value());
+}
