@@ -72,6 +72,11 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));
 }
 
+/// Stores two bytes to a shared address.
+__device__ __forceinline__ void store_shared(u32 to_shared, u16 bits) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(to_shared), "h"(bits) : "memory");
+}
+
 /// Copies 16 bytes global to shared; where `valid` is false the destination is zero-filled and
 /// nothing is read.
 __device__ __forceinline__ void copy_async_16(u32 to_shared, const void* from, bool valid = true) {

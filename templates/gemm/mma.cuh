@@ -92,8 +92,7 @@ struct MmaGemm {
                              ? first + static_cast<u32>(below * kTileK * 2)
                              : to + offset(static_cast<u32>(row + below), static_cast<u32>(column));
       if constexpr (kVec == 1) {  // too small for cp.async; the barrier before use publishes it
-        const u16 bits = valid ? source->bits : static_cast<u16>(0);
-        asm volatile("st.shared.u16 [%0], %1;" ::"r"(target), "h"(bits) : "memory");
+        store_shared(target, valid ? source->bits : static_cast<u16>(0));
       } else if constexpr (stream) {
         copy_async_hinted<kVec * 2>(target, source, policy, valid);
       } else if constexpr (kVec == 8) {
