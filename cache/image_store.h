@@ -1,4 +1,6 @@
 #pragma once
+#include <atomic>
+#include <chrono>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -10,43 +12,62 @@
 namespace quern {
 
 /// $QUERN_CACHE, else $XDG_CACHE_HOME/quern, else ~/.cache/quern, from the given values of those
-/// variables (nullptr = unset); the caller reads the environment. Throws InputError if all are unset.
+/// variables (nullptr = unset); the caller reads the environment. Empty counts as unset, and so
+/// does a relative XDG_CACHE_HOME (XDG Base Directory Specification). Throws InputError if all are
+/// unset.
 std::filesystem::path cache_folder(const char* quern_cache, const char* xdg_cache_home,
                                    const char* home);
 
 /// One compiled kernel with all that explains it.
 struct StoredImage {
-  std::string source;    // the stub or generated CUDA
-  std::string image;     // cubin
-  ordered_json report;   // registers, spills, ... (compiler/nvrtc.h)
+  std::string source;   // the stub or generated CUDA
+  std::string image;    // cubin
+  ordered_json report;  // registers, spills, ... (compiler/nvrtc.h)
   std::string log;
 };
 
 /// Compiled kernels on disk: one folder per key under ROOT/images, holding kernel.cu, kernel.cubin,
 /// report.json and a checksum over all three; built aside, fsynced, renamed into place, so that
-/// readers in other processes see a whole entry or none. Safe to use from many threads and processes.
+/// readers in other processes see a whole entry or none. Safe to use from many threads and
+/// processes.
+///
+/// Keys are content hashes (32 lowercase hex digits); every function throws InputError for another.
 class ImageStore {
  public:
   /// Creates ROOT (mode 0700) on first write. Throws InputError if ROOT exists and is not a folder
-  /// that this user owns and may write.
+  /// that this user owns and may write, or if everybody may write it.
   explicit ImageStore(std::filesystem::path root);
   /// A damaged entry is removed, counted and reported as absent.
   std::optional<StoredImage> find(const std::string& key);
-  /// Throws InputError if the entry cannot be written. Another process's equal entry is kept.
+  /// Throws InputError if the entry cannot be written. Another process's intact entry is kept.
   void put(const std::string& key, const StoredImage& image);
   struct Entry {
     std::string key;
     std::uintmax_t bytes = 0;
     bool intact = false;
   };
-  /// Every entry, checked.
+  /// Every entry, checked, in order of key. Removes nothing.
   std::vector<Entry> verify();
+
+  struct Pruned {
+    std::size_t entries = 0;
+    std::uintmax_t bytes = 0;
+  };
+  /// Removes damaged entries, entries that nobody has found for longer than `unused_for`, and what
+  /// killed writers left behind more than an hour ago.
+  Pruned prune(std::chrono::seconds unused_for);
+
+  /// Damaged entries seen so far.
   std::size_t num_damaged() const { return num_damaged_; }
   const std::filesystem::path& root() const { return root_; }
 
  private:
+  std::filesystem::path folder_of(const std::string& key) const;
+  bool remove_if_damaged(const std::string& key);
+
   std::filesystem::path root_;
-  std::size_t num_damaged_ = 0;
+  std::filesystem::path images_;  // ROOT/images
+  std::atomic<std::size_t> num_damaged_ = 0;
 };
 
 }  // namespace quern

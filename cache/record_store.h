@@ -2,6 +2,7 @@
 #include <filesystem>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -12,33 +13,43 @@ namespace quern {
 /// The outcome of tuning one problem on one GPU. Its JSON form is documented in cache/README.md.
 struct TuningRecord {
   std::string family;
-  ordered_json problem;         // flat parameters
-  ordered_json config;          // flat parameters; the winner
-  std::string template_hash;    // a record made from other template text is out of date
-  ordered_json fingerprint;     // of the device (runtime/device.h)
-  double median_us = 0;         // winner, cold L2, graph replay
-  double spread_us = 0;         // half of the interquartile range
+  ordered_json problem;       // flat parameters
+  ordered_json config;        // flat parameters; the winner
+  std::string template_hash;  // a record made from other template text is out of date
+  ordered_json fingerprint;   // of the device (runtime/device.h)
+  double median_us = 0;       // winner, cold L2, graph replay
+  double spread_us = 0;       // half of the interquartile range
   int num_samples = 0;
-  double default_us = 0;        // the default config in the same race
-  double error = 0;             // worst |out - ref| / (abs + rel |ref|), at most 1
-  std::string measured_at;      // ISO 8601, UTC
-  bool imported = false;        // not yet gated on this machine
+  double default_us = 0;    // the default config in the same race
+  double error = 0;         // worst |out - ref| / (abs + rel |ref|), at most 1
+  std::string measured_at;  // ISO 8601, UTC: "2026-01-31T12:00:00Z"
+  bool imported = false;    // not yet gated on this machine
 };
 ordered_json to_json(const TuningRecord& record);
-/// Throws InputError with a sentence for unknown keys, missing keys and wrong types.
-TuningRecord tuning_record_from_json(const json& value);
+/// Throws InputError with a sentence for unknown keys, missing keys, wrong types and values that no
+/// tuning can have produced (negative or infinite times, nested parameters, unprintable names).
+TuningRecord tuning_record_from_json(const ordered_json& value);
 
-/// Tuning records on disk: ROOT/tuning/<fingerprint hash>.jsonl, append-only under an advisory lock.
-/// The newest record of a problem wins. A torn last line and damaged lines are skipped and counted.
+/// Names the file of records of one device: hash of the fingerprint whatever the order of its keys.
+std::string fingerprint_hash(const ordered_json& fingerprint);
+
+/// Tuning records on disk: ROOT/tuning/<fingerprint hash>.jsonl, append-only under an advisory
+/// lock. The newest record of a problem wins. A torn last line and damaged lines are skipped and
+/// counted. Not safe to use from several threads; several processes may each have their own.
+/// Records that other processes append after construction are seen by the next RecordStore.
 class RecordStore {
  public:
+  /// Reads what is there. Throws InputError if `root` cannot serve as a cache (see ImageStore).
   RecordStore(std::filesystem::path root, ordered_json fingerprint);
   std::optional<TuningRecord> find(const std::string& family, const ordered_json& problem) const;
-  /// On disk (fsynced) when this returns. Throws InputError if it cannot be written.
-  void append(const TuningRecord& record);
-  /// The newest record of every problem.
+  /// On disk (fsynced) when this returns. Throws InputError if it cannot be written, or if a record
+  /// is malformed or of another fingerprint; then none is written.
+  void append(const TuningRecord& record) { append(std::span(&record, 1)); }
+  void append(std::span<const TuningRecord> records);
+  /// The newest record of every problem, in order of family and problem.
   std::vector<TuningRecord> all() const;
   std::size_t num_damaged() const { return num_damaged_; }
+  const ordered_json& fingerprint() const { return fingerprint_; }
 
  private:
   std::filesystem::path root_;
@@ -47,19 +58,21 @@ class RecordStore {
   std::size_t num_damaged_ = 0;
 };
 
-/// Records of every fingerprint found under `root`.
-std::vector<TuningRecord> all_records(const std::filesystem::path& root);
+/// Records of every fingerprint found under `root`, the newest of every problem. `num_damaged`, if
+/// given, receives the number of lines skipped.
+std::vector<TuningRecord> all_records(const std::filesystem::path& root,
+                                      std::size_t* num_damaged = nullptr);
 
 /// One JSON document for people and other machines: {"quern_tuning": 1, "records": [...]}.
 ordered_json export_document(const std::vector<TuningRecord>& records);
 
 struct ImportResult {
-  std::vector<TuningRecord> accepted;   // marked imported
-  std::vector<std::string> refused;     // one sentence each
+  std::vector<TuningRecord> accepted;  // marked imported
+  std::vector<std::string> refused;    // one sentence each
 };
-/// Reads an export document; entry by entry, a malformed one is refused with a sentence and the rest
-/// kept. Checks form only: whether a config lies in its template's space is the caller's to check.
-/// Throws InputError if the text is not such a document at all.
+/// Reads an export document; entry by entry, a malformed one is refused with a sentence and the
+/// rest kept. Checks form only: whether a config lies in its template's space is the caller's to
+/// check. Throws InputError if the text is not such a document at all.
 ImportResult parse_import(const std::string& text);
 
 }  // namespace quern

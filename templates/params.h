@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 
 #include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 
@@ -85,7 +86,7 @@ S from_params(const Params& in) {
   if (in.size() != count)
     for (const auto& [key, value] : in.items()) {
       bool known = false;
-      std::apply([&](auto... field) { ((known = known || key == field.first), ...); },
+      std::apply([&](auto... field) { ((known = known || key == std::string_view(field.first)), ...); },
                  S::fields());
       if (!known) throw InputError(fmt::format("'{}' is not a known parameter", key));
     }

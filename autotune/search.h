@@ -1,0 +1,105 @@
+#pragma once
+#include <chrono>
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace quern {
+
+/// How a candidate fared. After KTT's result statuses (KTT:Source/Api/Output/ResultStatus.h).
+enum class TrialStatus {
+  ok,
+  rejected,  // the family says that this config cannot run this problem
+  compile_failed,
+  launch_failed,    // the driver refused or reported an error
+  wrong_result,     // an output off by more than the tolerance, NaN, or a write out of bounds
+  unstable_result,  // two runs on equal inputs differ: a race
+  skipped,          // the deadline or the limit of compiles came first
+};
+/// "wrong_result", ...: the spelling of reports.
+std::string_view name(TrialStatus status);
+
+/// A status with its reason; `error` is the worst error of an output as a fraction of the
+/// tolerance.
+struct Verdict {
+  TrialStatus status = TrialStatus::ok;
+  std::string reason;
+  double error = 0;
+};
+
+/// Median and half of the interquartile range of some timings, in microseconds.
+struct Timing {
+  double median_us = 0;
+  double spread_us = 0;
+  int num_samples = 0;
+};
+Timing summarize(std::vector<double> samples_us);
+
+/// What the search needs from the world, candidates being numbered in order of preference with the
+/// default as number 0. An implementation may live in this process, in a child, or in a test.
+class TrialRunner {
+ public:
+  virtual ~TrialRunner() = default;
+  /// Why this candidate need not be compiled, or nothing.
+  virtual std::optional<std::string> reject_reason(std::size_t candidate) = 0;
+  /// Told once which candidates will be asked for, in order, so that compiles can run ahead.
+  virtual void announce(std::span<const std::size_t> candidates) = 0;
+  virtual Verdict compile(std::size_t candidate) = 0;
+  /// Checks the outputs against the oracle.
+  virtual Verdict gate(std::size_t candidate) = 0;
+  /// `num_samples` timings of one launch each in microseconds, appended to `samples_us`.
+  virtual Verdict measure(std::size_t candidate, int num_samples,
+                          std::vector<double>& samples_us) = 0;
+};
+
+struct SearchOptions {
+  std::size_t max_compiled = 24;         // candidates that get as far as the compiler
+  int quick_samples = 3;                 // of every candidate that passes the gate
+  std::size_t finalists = 4;             // besides the default
+  int min_rounds = 15, max_rounds = 61;  // of the interleaved final
+  /// The final ends early when the 95% band of every finalist's ratio to the leader is narrower.
+  double band_target = 0.01;
+  /// A gain below this fraction is no reason to leave the default or an earlier candidate.
+  double min_gain = 0.005;
+  /// After it nothing new is begun; the default is tried in any case.
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
+};
+
+struct Trial {
+  std::size_t candidate = 0;
+  Verdict verdict;
+  Timing timing;  // num_samples is 0 if it was not measured
+};
+
+struct SearchResult {
+  std::optional<std::size_t> winner;  // nothing if every candidate failed
+  Timing timing;                      // the winner's, in the final
+  double default_us = 0;              // the default's in the same race; 0 if it failed
+  double error = 0;                   // the winner's at the gate
+  std::vector<Trial> trials;          // one for every candidate, in order
+  std::size_t num_compiled = 0, num_measured = 0, num_rejected = 0, num_failed = 0;
+};
+
+/// Finds the fastest of `num_candidates`:
+///
+///  1. The first candidates that are not rejected, as many as may be compiled, are built, gated
+///     against the oracle and timed a few times each.
+///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often
+///  as
+///     before, until the finalists are left. The default always stays in.
+///  3. In the final everybody runs once a round, the order of a round being the last one's
+///  reversed,
+///     so that drifting clocks touch all alike; the last places drop out once that is certain.
+///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot
+///  be
+///     told from 1 (95% band of the median of the rounds' ratios), or gains less than min_gain, is
+///     a tie, and ties go to the default first, then to the earlier candidate: two tunes of the
+///     same GPU then agree, and the default is left only for a real gain.
+///
+/// Deterministic given what `runner` answers. Exceptions of `runner` travel on.
+SearchResult search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options);
+
+}  // namespace quern

@@ -1,0 +1,196 @@
+#include "cache/image_store.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+#include "cache/files.h"
+#include "cache/parse_json.h"
+#include "runtime/base/error.h"
+#include "runtime/base/hash.h"
+
+namespace quern {
+namespace fs = std::filesystem;
+using namespace cache;
+namespace {
+
+constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
+constexpr auto kLeftoverAge = std::chrono::hours(1);
+const std::string kAside = ".aside-";  // prefix of entries being built or removed
+
+/// Lengths keep a byte from wandering between files; the key keeps an entry from being moved to the
+/// name of another.
+std::string checksum(const std::string& key, const std::string& source, const std::string& image,
+                     const std::string& report) {
+  return content_hash(fmt::format("{} {} {} {}\n{}{}{}", key, source.size(), image.size(),
+                                  report.size(), source, image, report));
+}
+
+std::optional<StoredImage> load(const fs::path& folder, const std::string& key) {
+  auto sum = read_regular_file(folder / "checksum", 64);
+  auto source = read_regular_file(folder / "kernel.cu", kMaxFileBytes);
+  auto image = read_regular_file(folder / "kernel.cubin", kMaxFileBytes);
+  auto text = read_regular_file(folder / "report.json", kMaxFileBytes);
+  if (!sum || !source || !image || !text) return std::nullopt;
+  if (*sum != checksum(key, *source, *image, *text) + "\n") return std::nullopt;
+  auto report = parse_json(*text);
+  if (!report || !report->is_object() || !report->contains("report")) return std::nullopt;
+  if (!report->contains("log") || !(*report)["log"].is_string()) return std::nullopt;
+  return StoredImage{std::move(*source), std::move(*image), std::move((*report)["report"]),
+                     (*report)["log"].get<std::string>()};
+}
+
+bool is_present(const fs::path& path) {
+  struct stat status {};
+  return ::lstat(path.c_str(), &status) == 0;
+}
+
+std::uintmax_t size_bytes(const fs::path& folder) {
+  std::uintmax_t bytes = 0;
+  std::error_code error;
+  for (const auto& file : fs::directory_iterator(folder, error))
+    if (const auto size = file.file_size(error); !error) bytes += size;
+  return bytes;
+}
+
+/// A fresh folder beside the entries, removed again unless it was renamed away.
+class Aside {
+ public:
+  explicit Aside(const fs::path& images) : path_((images / (kAside + "XXXXXX")).string()) {
+    if (!::mkdtemp(path_.data())) fail("create a folder in", images);
+  }
+  ~Aside() {
+    std::error_code ignored;
+    fs::remove_all(path_, ignored);
+  }
+  Aside(const Aside&) = delete;
+  Aside& operator=(const Aside&) = delete;
+  fs::path path() const { return path_; }
+
+  void write(const char* name, std::string_view bytes) const {
+    const fs::path file = path() / name;
+    const Descriptor out(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+    if (!out || !write_all(out.get(), bytes) || ::fsync(out.get()) != 0) fail("write", file);
+  }
+
+ private:
+  std::string path_;
+};
+
+std::vector<std::string> keys_in(const fs::path& images) {
+  std::vector<std::string> keys;
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(images, error))
+    if (auto name = entry.path().filename().string(); is_hash(name))
+      keys.push_back(std::move(name));
+  std::sort(keys.begin(), keys.end());
+  return keys;
+}
+
+}  // namespace
+
+fs::path cache_folder(const char* quern_cache, const char* xdg_cache_home, const char* home) {
+  if (quern_cache && *quern_cache) return quern_cache;
+  if (xdg_cache_home && *xdg_cache_home == '/') return fs::path(xdg_cache_home) / "quern";
+  if (home && *home) return fs::path(home) / ".cache" / "quern";
+  throw InputError("no folder for the cache: set QUERN_CACHE, XDG_CACHE_HOME or HOME");
+}
+
+ImageStore::ImageStore(fs::path root) : root_(std::move(root)), images_(root_ / "images") {
+  check_root(root_);
+}
+
+fs::path ImageStore::folder_of(const std::string& key) const {
+  if (!is_hash(key)) throw InputError("the key of an image should be 32 lowercase hex digits");
+  return images_ / key;
+}
+
+std::optional<StoredImage> ImageStore::find(const std::string& key) {
+  const fs::path folder = folder_of(key);
+  if (!is_present(folder)) return std::nullopt;
+  auto image = load(folder, key);
+  if (!image) {
+    // Another process may have been replacing the entry: only the lock's holder can judge.
+    if (remove_if_damaged(key)) return std::nullopt;
+    return load(folder, key);
+  }
+  ::utimensat(AT_FDCWD, (folder / "checksum").c_str(), nullptr, 0);  // last use, for prune()
+  return image;
+}
+
+bool ImageStore::remove_if_damaged(const std::string& key) {
+  const fs::path folder = folder_of(key);
+  const Descriptor lock = lock_file(images_ / "lock");
+  if (!is_present(folder) || load(folder, key)) return false;
+  ++num_damaged_;
+  std::error_code ignored;
+  const fs::path aside = images_ / fmt::format("{}{}-{}", kAside, key, ::getpid());
+  fs::rename(folder, aside, ignored);
+  fs::remove_all(aside, ignored);
+  return true;
+}
+
+void ImageStore::put(const std::string& key, const StoredImage& image) {
+  const fs::path folder = folder_of(key);
+  make_private_folder(images_);
+  // A compiler's log may quote source in any encoding.
+  const std::string report = ordered_json{{"report", image.report}, {"log", image.log}}.dump(
+                                 2, ' ', false, ordered_json::error_handler_t::replace) +
+                             "\n";
+  const Aside aside(images_);
+  aside.write("kernel.cu", image.source);
+  aside.write("kernel.cubin", image.image);
+  aside.write("report.json", report);
+  aside.write("checksum", checksum(key, image.source, image.image, report) + "\n");
+  sync_folder(aside.path());
+
+  remove_if_damaged(key);
+  const Descriptor lock = lock_file(images_ / "lock");
+  // rename(2) replaces only an empty folder, so an entry that is already there stays.
+  if (::rename(aside.path().c_str(), folder.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST)
+    fail("write", folder);
+  sync_folder(images_);
+}
+
+std::vector<ImageStore::Entry> ImageStore::verify() {
+  std::vector<Entry> entries;
+  for (std::string& key : keys_in(images_)) {
+    const bool intact = load(images_ / key, key).has_value();
+    if (!intact) ++num_damaged_;
+    const std::uintmax_t bytes = size_bytes(images_ / key);
+    entries.push_back({std::move(key), bytes, intact});
+  }
+  return entries;
+}
+
+ImageStore::Pruned ImageStore::prune(std::chrono::seconds unused_for) {
+  Pruned pruned;
+  if (!is_present(images_)) return pruned;
+  const auto age = [](const fs::path& path) {
+    struct stat status {};
+    if (::lstat(path.c_str(), &status) != 0) return std::chrono::seconds::max();
+    return std::chrono::seconds(std::max<time_t>(0, ::time(nullptr) - status.st_mtime));
+  };
+  const Descriptor lock = lock_file(images_ / "lock");
+  std::vector<fs::path> doomed;
+  for (const std::string& key : keys_in(images_))
+    if (!load(images_ / key, key) || age(images_ / key / "checksum") > unused_for)
+      doomed.push_back(images_ / key);
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(images_, error))
+    if (entry.path().filename().string().starts_with(kAside) && age(entry.path()) > kLeftoverAge)
+      doomed.push_back(entry.path());
+  for (const fs::path& path : doomed) {
+    pruned.bytes += size_bytes(path);
+    fs::remove_all(path, error);
+    if (!is_present(path)) ++pruned.entries;
+  }
+  return pruned;
+}
+
+}  // namespace quern

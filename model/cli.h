@@ -1,0 +1,63 @@
+#pragma once
+// The `quern` command's own parts: options that several commands share, and one function a command.
+// Everything that talks to people is here; the libraries below do not print.
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "model/engine.h"
+#include "runtime/base/json.h"
+
+namespace quern::cli {
+
+/// Options of every command, and what the environment said when the program started.
+struct Common {
+  std::string device = "auto";  // a GPU's number, "cpu", or "auto": GPU 0 where there is one
+  bool json = false;
+  bool verbose = false;
+  bool strict = false;
+  std::string templates;
+  int context = 0;              // tokens a sequence may hold; 0 = the model's
+  std::filesystem::path binary;                  // of this program
+  std::optional<std::filesystem::path> cache;    // unset: no variable names a place
+  std::vector<std::string> library_dirs;         // from CUDA_HOME
+  bool terminal = false;                         // stderr is one
+};
+
+/// The model folder that the user named, else the bundled one, found beside the binary, in the
+/// source tree that it was built from, or where it was installed. Throws InputError.
+std::filesystem::path model_folder(const Common& common, const std::string& named);
+EngineOptions engine_options(const Common& common, const std::string& model);
+/// Cache folder; throws InputError if there is none.
+std::filesystem::path cache_root(const Common& common);
+/// One JSON document on stdout.
+void print_json(const ordered_json& document);
+/// A line on stderr that the next one overwrites on a terminal; plain lines elsewhere, fewer.
+class ProgressLine {
+ public:
+  explicit ProgressLine(const Common& common) : terminal_(common.terminal) {}
+  ~ProgressLine();
+  void update(const std::string& text);
+
+ private:
+  bool terminal_;
+  std::size_t shown_ = 0;
+  double last_ = 0;
+};
+
+/// Each adds its subcommand to `app`; the callback does the work.
+void add_info(CLI::App& app, Common& common);
+void add_tune(CLI::App& app, Common& common);
+void add_run(CLI::App& app, Common& common);
+void add_demo(CLI::App& app, Common& common);
+void add_logits(CLI::App& app, Common& common);
+void add_ppl(CLI::App& app, Common& common);
+void add_eval(CLI::App& app, Common& common);
+void add_bench(CLI::App& app, Common& common);
+void add_compile(CLI::App& app, Common& common);
+void add_kernel(CLI::App& app, Common& common);
+void add_cache(CLI::App& app, Common& common);
+
+}  // namespace quern::cli

@@ -1,0 +1,71 @@
+#include <fmt/format.h>
+
+#include "compiler/nvrtc.h"
+#include "model/cli.h"
+#include "model/table.h"
+#include "runtime/base/error.h"
+#include "runtime/cublaslt.h"
+#include "runtime/device.h"
+
+namespace quern::cli {
+namespace {
+
+/// What `make` returns, or the sentence of its DeviceError.
+template <class F>
+std::string or_problem(F make) {
+  try {
+    return make();
+  } catch (const Error& error) {
+    return fmt::format("absent: {}", error.what());
+  }
+}
+
+void info(const Common& common) {
+  const std::string problem = driver_problem();
+  std::vector<DeviceInfo> found;
+  if (problem.empty()) found = devices();
+  const std::string nvrtc = or_problem([&] { return Nvrtc(common.library_dirs).version(); });
+  // Loading cuBLASLt costs a second and needs a device.
+  const std::string cublas = found.empty() ? "not loaded: there is no device" : or_problem([&] {
+    const Context context(0);
+    return CublasLt(common.library_dirs).version();
+  });
+  const std::string cache = common.cache ? common.cache->string() : "";
+  if (common.json) {
+    ordered_json list = ordered_json::array();
+    for (const DeviceInfo& device : found) {
+      ordered_json entry = device.fingerprint();
+      entry["ordinal"] = device.ordinal;
+      entry["uuid"] = device.uuid;
+      entry["arch"] = device.arch().name();
+      entry["memory_bytes"] = device.memory_bytes;
+      entry["peak_bytes_per_s"] = device.peak_bytes_per_s();
+      list.push_back(entry);
+    }
+    print_json({{"devices", list}, {"driver_problem", problem}, {"nvrtc", nvrtc},
+                {"cublaslt", cublas}, {"cache_dir", cache}});
+    return;
+  }
+  if (!problem.empty()) fmt::print("no GPU: {}; models run on the CPU\n", problem);
+  if (!found.empty()) {
+    Table table({"device", "arch", "SMs", "L2 MB", "memory GB", "peak GB/s", "driver"});
+    for (const DeviceInfo& d : found)
+      table.add({fmt::format("{} {}", d.ordinal, d.name), d.arch().name(),
+                 std::to_string(d.num_sms), std::to_string(d.l2_bytes >> 20),
+                 fmt::format("{:.1f}", static_cast<double>(d.memory_bytes) / 1e9),
+                 fmt::format("{:.0f}", d.peak_bytes_per_s() / 1e9),
+                 d.driver_name.empty() ? std::to_string(d.driver_version) : d.driver_name});
+    fmt::print("{}", table.text());
+  }
+  fmt::print("NVRTC     {}\ncuBLASLt  {}\ncache     {}\n", nvrtc, cublas,
+             cache.empty() ? "none: set QUERN_CACHE, XDG_CACHE_HOME or HOME" : cache);
+}
+
+}  // namespace
+
+void add_info(CLI::App& app, Common& common) {
+  app.add_subcommand("info", "devices, driver, libraries and cache of this machine")
+      ->callback([&common] { info(common); });
+}
+
+}  // namespace quern::cli

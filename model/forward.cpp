@@ -1,0 +1,256 @@
+#include "model/forward.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace quern {
+namespace {
+
+/// Context that attention is tuned at: long enough to be bound by the KV stream, short enough for a
+/// trial to be quick.
+constexpr int kTunedContext = 1024;
+
+int next_power_of_two(int value) {
+  int power = 1;
+  while (power < value) power *= 2;
+  return power;
+}
+
+/// Builds the list node by node; every tensor of the plan is named by the node that writes it.
+class Builder {
+ public:
+  Builder(const ModelConfig& config, DType dtype, const ModelAddresses& model,
+          const StepShape& shape, const StepInputs& inputs)
+      : config_(config), dtype_(dtype), model_(model), shape_(shape), in_(inputs) {}
+
+  ForwardPlan build() {
+    const std::int64_t tokens = shape_.num_tokens;
+    const std::int64_t hidden = config_.hidden_size, q_size = config_.q_size();
+    const std::int64_t qkv_size = q_size + 2 * config_.kv_size();
+    const NodeOperand residual = tensor(tokens * hidden), normed = tensor(tokens * hidden);
+    embedding("embedding", in_.ids, model_.embedding, config_.vocab_size, shape_.num_tokens,
+              residual);
+    for (std::int64_t i = 0; i < config_.num_layers; ++i) {
+      const LayerAddresses& layer = model_.layers.at(static_cast<std::size_t>(i));
+      const auto label = [&](const char* what) { return fmt::format("layers.{}.{}", i, what); };
+      if (i == 0)
+        rms_norm(label("input_norm"), residual, at(layer.input_norm), normed, shape_.num_tokens);
+      else
+        add_rms_norm(label("input_norm"), branch_, residual, at(layer.input_norm), normed);
+      const NodeOperand qkv = tensor(tokens * qkv_size);
+      gemm(label("qkv"), normed, layer.qkv, qkv, shape_.num_tokens,
+           qkv_size, hidden, dtype_);
+      const NodeOperand q = tensor(tokens * q_size);
+      rope_append(label("rope_append"), qkv, layer, q);
+      const NodeOperand attended = tensor(tokens * q_size);
+      attention(label("attention"), q, layer, attended);
+      branch_ = tensor(tokens * hidden);
+      gemm(label("o"), attended, layer.o, branch_, shape_.num_tokens, hidden, q_size,
+           dtype_);
+      add_rms_norm(label("post_norm"), branch_, residual, at(layer.post_norm), normed);
+      const NodeOperand gate_up = tensor(tokens * 2 * config_.intermediate_size);
+      gemm(label("gate_up"), normed, layer.gate_up, gate_up, shape_.num_tokens,
+           2 * config_.intermediate_size, hidden, dtype_);
+      const NodeOperand activated = tensor(tokens * config_.intermediate_size);
+      silu_mul(label("silu_mul"), gate_up, activated);
+      branch_ = tensor(tokens * hidden);
+      gemm(label("down"), activated, layer.down, branch_, shape_.num_tokens, hidden,
+           config_.intermediate_size, dtype_);
+    }
+    add_rms_norm("final_norm", branch_, residual, at(model_.final_norm), normed);
+    NodeOperand last = normed;
+    if (shape_.num_logits != shape_.num_tokens) {
+      last = tensor(static_cast<std::int64_t>(shape_.num_logits) * hidden);
+      embedding("last_rows", in_.logits_rows, 0, shape_.num_tokens, shape_.num_logits, last,
+                normed);
+    }
+    gemm("lm_head", last, model_.lm_head, at(in_.logits), shape_.num_logits, config_.vocab_size,
+         hidden, DType::f32);
+    if (shape_.sample) sample();
+    plan_.activations.place();
+    return std::move(plan_);
+  }
+
+ private:
+  NodeOperand tensor(std::int64_t elements) {
+    return {0, plan_.activations.add(bytes_for(dtype_, static_cast<std::size_t>(elements)))};
+  }
+  static NodeOperand at(std::uint64_t address) { return {address, -1}; }
+
+  /// `bucketed` names the fields that vary by request and are rounded up for lookup;
+  /// `fixed` the ones that lookup holds at a usual value.
+  void node(std::string name, std::string family, Params problem,
+            const std::vector<std::string>& bucketed, const Params& fixed,
+            std::vector<NodeOperand> operands) {
+    Params tuned_as = problem;
+    for (const std::string& field : bucketed)
+      tuned_as[field] = next_power_of_two(problem.at(field).get<int>());
+    for (const auto& [field, value] : fixed.items()) tuned_as[field] = value;
+    const int index = static_cast<int>(plan_.nodes.size());
+    for (const NodeOperand& operand : operands)
+      if (operand.tensor >= 0) plan_.activations.use(operand.tensor, index);
+    plan_.nodes.push_back({std::move(name), std::move(family), std::move(problem),
+                           std::move(tuned_as), std::move(operands)});
+  }
+
+  void embedding(std::string name, std::uint64_t ids, std::uint64_t table, std::int64_t rows, int count,
+                 NodeOperand out, std::optional<NodeOperand> gathered = {}) {
+    node(std::move(name), "embedding",
+         {{"num_tokens", count},
+          {"vocab_size", rows},
+          {"hidden_size", config_.hidden_size},
+          {"dtype", quern::name(dtype_)},
+          {"out_dtype", quern::name(dtype_)}},
+         {"num_tokens"}, gathered ? Params{{"vocab_size", kTunedContext}} : Params::object(),
+         {at(ids), gathered ? *gathered : at(table), out});
+  }
+
+  Params row_problem(const char* kernel, std::int64_t rows, std::int64_t cols) const {
+    return {{"kernel", kernel}, {"rows", rows}, {"cols", cols}, {"T", quern::name(dtype_)}};
+  }
+
+  void rms_norm(std::string name, NodeOperand x, NodeOperand weight, NodeOperand y, int rows) {
+    Params problem = row_problem("rmsnorm", rows, config_.hidden_size);
+    problem["eps"] = config_.rms_norm_eps;
+    node(std::move(name), "row", problem, {"rows"}, Params::object(), {x, weight, y});
+  }
+
+  void add_rms_norm(std::string name, NodeOperand x, NodeOperand residual, NodeOperand weight,
+                    NodeOperand y) {
+    Params problem = row_problem("add_rmsnorm", shape_.num_tokens, config_.hidden_size);
+    problem["R"] = quern::name(dtype_);
+    problem["eps"] = config_.rms_norm_eps;
+    node(std::move(name), "row", problem, {"rows"}, Params::object(), {x, residual, weight, y});
+  }
+
+  void silu_mul(std::string name, NodeOperand gate_up, NodeOperand y) {
+    node(std::move(name), "row",
+         row_problem("silu_mul", shape_.num_tokens, config_.intermediate_size), {"rows"},
+         Params::object(), {gate_up, y});
+  }
+
+  void gemm(std::string name, NodeOperand x, std::uint64_t w, NodeOperand y, int m, std::int64_t n,
+            std::int64_t k,
+            DType out) {
+    node(std::move(name), "gemm",
+         {{"m", m},
+          {"n", n},
+          {"k", k},
+          {"dtype", quern::name(dtype_)},
+          {"out_dtype", quern::name(out)}},
+         {"m"}, Params::object(), {x, at(w), y});
+  }
+
+  int tuned_blocks() const { return kTunedContext / model_.page_size; }
+
+  Params heads() const {
+    return {{"num_heads", config_.num_heads},
+            {"num_kv_heads", config_.num_kv_heads},
+            {"head_dim", config_.head_dim},
+            {"page_size", model_.page_size}};
+  }
+
+  void rope_append(std::string name, NodeOperand qkv, const LayerAddresses& layer, NodeOperand q) {
+    Params problem = {{"num_tokens", shape_.num_tokens},
+                      {"batch", shape_.batch},
+                      {"max_blocks", model_.max_blocks},
+                      {"num_pages", model_.num_pages},
+                      {"max_positions", model_.max_positions}};
+    problem.update(heads());
+    problem["dtype"] = quern::name(dtype_);
+    const int batch = next_power_of_two(shape_.batch);
+    node(std::move(name), "rope_append", problem, {"num_tokens", "batch"},
+         {{"max_blocks", blocks_for(batch)},
+          {"num_pages", batch * blocks_for(batch)},
+          {"max_positions", kTunedContext}},
+         {qkv, at(model_.rope_table), at(in_.positions), at(in_.sequence), at(in_.block_table),
+          at(layer.k_cache), at(layer.v_cache), q});
+  }
+
+  /// Pages a sequence has in a tuning problem: room for the step's own tokens at least.
+  int blocks_for(int batch) const {
+    const int tokens = next_power_of_two(shape_.num_tokens) / batch;
+    return std::max(tuned_blocks(), (tokens + model_.page_size - 1) / model_.page_size);
+  }
+
+  void attention(std::string name, NodeOperand q, const LayerAddresses& layer, NodeOperand out) {
+    const bool decode = shape_.max_query_len == 1;
+    const int batch = next_power_of_two(shape_.batch);
+    Params problem;
+    if (!decode) problem["num_tokens"] = shape_.num_tokens;
+    problem["batch"] = shape_.batch;
+    if (!decode) problem["max_query_len"] = shape_.max_query_len;
+    problem["max_blocks"] = model_.max_blocks;
+    problem["num_pages"] = model_.num_pages;
+    if (decode) problem["max_kv_len"] = model_.max_positions;
+    problem.update(heads());
+    problem["window"] = config_.sliding_window.value_or(0);
+    problem["dtype"] = quern::name(dtype_);
+    Params fixed = {{"max_blocks", blocks_for(batch)}, {"num_pages", batch * blocks_for(batch)}};
+    if (decode) fixed["max_kv_len"] = kTunedContext;
+    std::vector<NodeOperand> operands = {q, at(layer.k_cache), at(layer.v_cache),
+                                         at(in_.block_table)};
+    if (!decode) operands.push_back(at(in_.query_start));
+    operands.push_back(at(in_.kv_len));
+    operands.push_back(out);
+    node(std::move(name), decode ? "decode_attention" : "prefill_attention", problem,
+         decode ? std::vector<std::string>{"batch"}
+                : std::vector<std::string>{"num_tokens", "batch", "max_query_len"},
+         fixed, std::move(operands));
+  }
+
+  void sample() {
+    node("sampling", "sampling",
+         {{"batch", shape_.batch},
+          {"vocab_size", config_.vocab_size},
+          {"log_capacity", in_.log_capacity}},
+         {"batch"}, {{"log_capacity", kTunedContext}},
+         {at(in_.logits), at(in_.sampling), at(in_.next_ids), at(in_.next_position),
+          at(in_.next_kv_len), at(in_.log)});
+  }
+
+  const ModelConfig& config_;
+  DType dtype_;
+  const ModelAddresses& model_;
+  const StepShape& shape_;
+  const StepInputs& in_;
+  ForwardPlan plan_;
+  NodeOperand branch_;  // what the last sub-layer adds to the residual stream
+};
+
+}  // namespace
+
+ForwardPlan plan_forward(const ModelConfig& config, DType dtype, const ModelAddresses& model,
+                         const StepShape& shape, const StepInputs& inputs) {
+  return Builder(config, dtype, model, shape, inputs).build();
+}
+
+std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
+                                         const std::vector<int>& batches,
+                                         const std::vector<int>& prompts) {
+  ModelAddresses model;
+  model.layers.resize(static_cast<std::size_t>(config.num_layers));
+  StepInputs inputs;
+  inputs.log_capacity = kTunedContext;
+  std::vector<ModelProblem> problems;
+  std::map<std::string, std::size_t> known;
+  const auto collect = [&](const StepShape& shape) {
+    for (const Node& node : plan_forward(config, dtype, model, shape, inputs).nodes) {
+      const auto [at, fresh] = known.try_emplace(node.family + to_key(node.tuned_as),
+                                                 problems.size());
+      if (fresh) problems.push_back({node.family, node.tuned_as, 0});
+      ++problems[at->second].count;
+    }
+  };
+  for (const int batch : batches)
+    collect({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true});
+  for (const int prompt : prompts)
+    collect({.num_tokens = prompt, .max_query_len = prompt, .sample = true});
+  return problems;
+}
+
+}  // namespace quern

@@ -1,0 +1,119 @@
+#pragma once
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "autotune/kernel_library.h"
+#include "model/config.h"
+#include "model/device_weights.h"
+#include "model/forward.h"
+#include "model/sampling.h"
+#include "runtime/graph.h"
+#include "runtime/memory.h"
+#include "runtime/stream.h"
+
+namespace quern {
+
+struct GpuModelOptions {
+  int max_batch = 1;
+  /// Tokens that one sequence may hold; 0: the model's max_position_embeddings. Cut, with a log
+  /// line, to what memory holds.
+  int max_context = 0;
+  int prefill_chunk = 2048;  // tokens that one prefill step takes at most
+  int page_size = 64;        // tokens per KV page
+};
+
+/// The forward pass of one model on one GPU: prefill steps launched node by node, decode steps as
+/// one CUDA graph per batch size, the sampled token fed back on the device. Sequences are numbered
+/// 0 .. max_batch - 1 and own the pages they use. Not thread-safe.
+class GpuModel {
+ public:
+  /// Sizes the activation arena first, then gives the KV cache what the context needs. Throws
+  /// OutOfMemoryError with one sentence if not even one page a sequence fits.
+  GpuModel(const ModelConfig& config, DType dtype, DeviceWeights weights, const Context& context,
+           KernelLibrary& kernels, const GpuModelOptions& options);
+  ~GpuModel();
+
+  int max_context() const { return max_context_; }
+  int max_batch() const { return options_.max_batch; }
+  DType dtype() const { return dtype_; }
+  CUdeviceptr kv_address() const { return kv_cache_.address(); }
+  std::size_t kv_bytes() const { return kv_cache_.size_bytes(); }
+  std::size_t activation_bytes() const { return arena_.size_bytes(); }
+  const DeviceWeights& weights() const { return weights_; }
+  const Stream& stream() const { return stream_; }
+
+  /// Forgets every sequence and frees its pages.
+  void reset();
+  int length(int sequence) const { return lengths_.at(static_cast<std::size_t>(sequence)); }
+  /// Makes room for `tokens` in all in a sequence. Throws InputError if that exceeds max_context,
+  /// OutOfMemoryError if the pages have run out.
+  void reserve(int sequence, int tokens);
+
+  enum class Logits { none, last, all };
+  /// Appends tokens to a sequence and runs them. Returns f32 [n, vocab_size] with n = 0, 1 or all.
+  /// With `sample`, the token that follows is chosen on the device and becomes the sequence's next.
+  std::vector<float> append(int sequence, std::span<const std::int32_t> tokens, Logits logits,
+                            bool sample);
+
+  /// How sequences choose tokens from now on; one entry a sequence, from 0.
+  void set_sampling(std::span<const SamplingParams> params);
+  /// Enqueues one decode step of sequences 0 .. batch - 1: each takes its next token, and another is
+  /// chosen. One graph launch; the graph is made on first use.
+  void decode(int batch);
+  /// Token at a position of a sequence, once the step that chose it has finished; -1 before.
+  std::int32_t token_at(int sequence, int position) const;
+  /// After external control of tokens: what decode takes next, and where.
+  void set_next(int sequence, std::int32_t token, int position);
+  /// The host's view of a sequence's length, after decode steps were enqueued or abandoned.
+  void set_length(int sequence, int length);
+
+  /// Milliseconds spent capturing and instantiating graphs.
+  double capture_ms() const { return capture_ms_; }
+  /// "layers.0.qkv  gemm gemv threads=256 ...  tuned": which kernel each node of a decode step got.
+  std::vector<std::string> describe(int batch);
+
+ private:
+  struct BoundNode {
+    Node node;
+    ReadyKernel kernel;
+    std::vector<CUdeviceptr> addresses;
+  };
+  struct Step {
+    std::vector<BoundNode> nodes;
+  };
+  Step bind(const StepShape& shape, const StepInputs& inputs);
+  void run(const Step& step);
+  StepInputs decode_inputs() const;
+  StepInputs prefill_inputs(int sequence) const;
+  void upload_block_table(int sequence);
+
+  ModelConfig config_;
+  DType dtype_;
+  DeviceWeights weights_;
+  KernelLibrary& kernels_;
+  GpuModelOptions options_;
+  Stream stream_;
+  ModelAddresses addresses_;
+  int max_context_ = 0;
+  Buffer rope_table_, kv_cache_, arena_, inputs_, logits_;
+  PinnedBuffer log_, staging_;
+  Workspace workspace_;
+  std::size_t logits_rows_ = 0;
+  // Offsets into inputs_, in bytes.
+  struct {
+    std::size_t next_ids, next_position, next_kv_len, sequence, block_table, sampling;
+    std::size_t ids, positions, zeros, kv_len, query_start, logits_rows;
+  } at_{};
+  std::vector<int> lengths_;
+  std::vector<std::vector<int>> pages_;  // of each sequence
+  std::vector<int> free_pages_;
+  std::map<int, GraphExec> graphs_;      // by batch
+  double capture_ms_ = 0;
+};
+
+}  // namespace quern

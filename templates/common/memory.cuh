@@ -1,0 +1,85 @@
+// Vector loads and stores, and the asynchronous copies of sm_80 and later.
+//
+// Sources: PTX ISA 9.0, "ld", "cp.async", "createpolicy".
+#pragma once
+#include "common/types.cuh"
+
+namespace quern {
+
+/// N bytes that move in one access.
+template <int N>
+struct Bytes;
+template <>
+struct Bytes<2> {
+  u16 word[1];
+};
+template <>
+struct Bytes<4> {
+  u32 word[1];
+};
+template <>
+struct alignas(8) Bytes<8> {
+  u32 word[2];
+};
+template <>
+struct alignas(16) Bytes<16> {
+  u32 word[4];
+};
+
+/// `count` elements of T as one access; the address is aligned to its size.
+template <class T, int count>
+struct alignas(sizeof(T) * count) Vec {
+  T element[count];
+};
+
+template <class T, int count>
+__device__ __forceinline__ Vec<T, count> load_vec(const T* from) {
+  return *reinterpret_cast<const Vec<T, count>*>(from);
+}
+template <class T, int count>
+__device__ __forceinline__ void store_vec(T* to, const Vec<T, count>& value) {
+  *reinterpret_cast<Vec<T, count>*>(to) = value;
+}
+
+/// 16 bytes of read-once data (weights): no L1 line is spent on them.
+__device__ __forceinline__ Bytes<16> load_streaming(const void* from) {
+  Bytes<16> v;
+  asm volatile("ld.global.nc.L1::no_allocate.L2::128B.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.word[0]), "=r"(v.word[1]), "=r"(v.word[2]), "=r"(v.word[3])
+               : "l"(from));
+  return v;
+}
+
+/// Address in the shared window, as PTX wants it.
+__device__ __forceinline__ u32 shared_address(const void* p) {
+  return static_cast<u32>(__cvta_generic_to_shared(p));
+}
+
+/// Copies 16 bytes global to shared; where `valid` is false the destination is zero-filled and
+/// nothing is read.
+__device__ __forceinline__ void copy_async_16(u32 to_shared, const void* from, bool valid = true) {
+  const int size = valid ? 16 : 0;
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from),
+               "r"(size)
+               : "memory");
+}
+/// The same for 4 or 8 bytes.
+template <int bytes>
+__device__ __forceinline__ void copy_async_small(u32 to_shared, const void* from,
+                                                 bool valid = true) {
+  static_assert(bytes == 4 || bytes == 8, "cp.async.ca moves 4, 8 or 16 bytes");
+  const int size = valid ? bytes : 0;
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to_shared), "l"(from),
+               "n"(bytes), "r"(size)
+               : "memory");
+}
+__device__ __forceinline__ void copy_async_commit() {
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+/// Waits until at most `pending` of this thread's newest groups are still under way.
+template <int pending>
+__device__ __forceinline__ void copy_async_wait() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(pending) : "memory");
+}
+
+}  // namespace quern

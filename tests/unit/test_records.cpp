@@ -1,0 +1,312 @@
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <thread>
+
+#include "cache/record_store.h"
+#include "runtime/base/error.h"
+#include "runtime/base/file.h"
+#include "tests/support/support.h"
+
+using namespace quern;
+namespace fs = std::filesystem;
+
+namespace {
+
+const ordered_json kFingerprint = {{"name", "NVIDIA H200"}, {"num_sms", 132}, {"driver", "580.95"}};
+
+TuningRecord sample(int m = 16, double median_us = 38.25) {
+  TuningRecord r;
+  r.family = "gemm";
+  r.problem = {{"m", m}, {"n", 4096}, {"dtype", "bf16"}, {"eps", 1e-5}, {"bias", false}};
+  r.config = {{"tile_m", 16}, {"stages", 4}};
+  r.template_hash = std::string(32, 'a');
+  r.fingerprint = kFingerprint;
+  r.median_us = median_us;
+  r.spread_us = 0.4;
+  r.num_samples = 31;
+  r.default_us = 41.0;
+  r.error = 0.25;
+  r.measured_at = "2026-01-31T12:00:00Z";
+  return r;
+}
+
+fs::path only_file(const fs::path& root) {
+  const fs::directory_iterator first(root / "tuning");
+  return first->path();
+}
+
+void write(const fs::path& file, const std::string& text) {
+  std::ofstream(file, std::ios::binary) << text;
+}
+
+std::string import_text(const ordered_json& records) {
+  return ordered_json{{"quern_tuning", 1}, {"records", records}}.dump();
+}
+
+}  // namespace
+
+TEST_CASE("a record survives JSON in both directions, in order") {
+  const TuningRecord r = sample();
+  const TuningRecord back = tuning_record_from_json(to_json(r));
+  CHECK_EQ(to_json(back).dump(), to_json(r).dump());
+}
+
+TEST_CASE("a record with any field missing, unknown or of a wrong type is refused") {
+  const ordered_json good = to_json(sample());
+  for (const auto& [key, value] : good.items()) {
+    CAPTURE(key);
+    ordered_json wrong = good;
+    wrong.erase(key);
+    CHECK_THROWS_AS(tuning_record_from_json(wrong), InputError);
+    for (const ordered_json& other :
+         {ordered_json(nullptr), ordered_json(-1), ordered_json::array({1}), ordered_json("\"\n"),
+          ordered_json("#include \"/etc/passwd\""), ordered_json{{"nested", {{"more", 1}}}},
+          ordered_json{{"../../x", 1}}, ordered_json{{"key", "a\nb"}}, ordered_json(1e300)}) {
+      wrong = good;
+      wrong[key] = other;
+      CAPTURE(other.dump());
+      CHECK_THROWS_AS(tuning_record_from_json(wrong), InputError);
+    }
+  }
+  ordered_json more = good;
+  more["command"] = "rm";
+  CHECK_THROWS_WITH_AS(tuning_record_from_json(more), "'command' is not a field of a tuning record",
+                       InputError);
+  for (const ordered_json& value : {ordered_json(), ordered_json(1), ordered_json::array()})
+    CHECK_THROWS_AS(tuning_record_from_json(value), InputError);
+}
+
+TEST_CASE("records are found again, the newest first, and not under another device") {
+  const test::TemporaryFolder folder;
+  const fs::path root = folder.path() / "cache";
+  {
+    RecordStore store(root, kFingerprint);
+    CHECK_FALSE(fs::exists(root));
+    CHECK_FALSE(store.find("gemm", sample().problem).has_value());
+    store.append(sample(16, 40));
+    store.append(sample(32, 50));
+    store.append(sample(16, 30));
+    CHECK_EQ(store.find("gemm", sample(16).problem)->median_us, 30);
+  }
+  const RecordStore again(root, kFingerprint);
+  CHECK_EQ(again.all().size(), 2);
+  CHECK_EQ(again.find("gemm", sample(16).problem)->median_us, 30);
+  ordered_json reordered = ordered_json::object();
+  const json sorted = sample(32).problem;
+  for (const auto& [key, value] : sorted.items()) reordered[key] = value;
+  CHECK_EQ(again.find("gemm", reordered)->median_us, 50);
+  CHECK_FALSE(again.find("attention", sample(16).problem).has_value());
+  CHECK_EQ(fs::status(root / "tuning").permissions(), fs::perms::owner_all);
+  CHECK_EQ(fs::status(only_file(root)).permissions(),
+           fs::perms::owner_read | fs::perms::owner_write);
+
+  const ordered_json other_device = {{"name", "NVIDIA RTX 4090"}};
+  RecordStore other(root, other_device);
+  CHECK(other.all().empty());
+  CHECK_THROWS_AS(other.append(sample()), InputError);
+  TuningRecord theirs = sample(8);
+  theirs.fingerprint = other_device;
+  other.append(theirs);
+  CHECK_EQ(all_records(root).size(), 3);
+  // A file that was given the name of another device's does not count as that device's.
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(root / "tuning")) files.push_back(entry.path());
+  REQUIRE_EQ(files.size(), 2);
+  const std::string first = read_file(files[0]), second = read_file(files[1]);
+  write(files[0], second);
+  write(files[1], first);
+  std::size_t num_damaged = 0;
+  CHECK(all_records(root, &num_damaged).empty());
+  CHECK_EQ(num_damaged, 4);
+}
+
+TEST_CASE("what could not be read back is not written") {
+  const test::TemporaryFolder folder;
+  RecordStore store(folder.path(), kFingerprint);
+  TuningRecord bad = sample();
+  bad.error = 2;
+  const std::vector<TuningRecord> records{sample(), bad};
+  CHECK_THROWS_AS(store.append(records), InputError);
+  CHECK_FALSE(fs::exists(folder.path() / "tuning"));
+}
+
+TEST_CASE("a file cut at any byte loses at most the line it was cut in, and takes appends") {
+  const test::TemporaryFolder folder;
+  RecordStore(folder.path(), kFingerprint).append(std::vector{sample(1), sample(2)});
+  const fs::path file = only_file(folder.path());
+  const std::string bytes = read_file(file);
+  const std::size_t line = bytes.find('\n') + 1;
+  for (std::size_t size = 0; size <= bytes.size(); ++size) {
+    CAPTURE(size);
+    write(file, bytes.substr(0, size));
+    // A line that lacks nothing but its newline is whole.
+    const std::size_t whole = size + 1 >= bytes.size() ? 2 : size + 1 >= line ? 1 : 0;
+    const bool torn = size > whole * line && whole < 2;
+    RecordStore store(folder.path(), kFingerprint);
+    CHECK_EQ(store.all().size(), whole);
+    CHECK_EQ(store.num_damaged(), torn ? 1 : 0);
+    if (size % 16 != 0 && size + 1 != bytes.size()) continue;  // each append waits for the disk
+    store.append(sample(3));
+    const RecordStore again(folder.path(), kFingerprint);
+    CHECK_EQ(again.all().size(), whole + 1);
+    CHECK(again.find("gemm", sample(3).problem).has_value());
+  }
+}
+
+TEST_CASE("a changed byte costs one record") {
+  const test::TemporaryFolder folder;
+  RecordStore(folder.path(), kFingerprint).append(std::vector{sample(1), sample(2), sample(3)});
+  const fs::path file = only_file(folder.path());
+  const std::string bytes = read_file(file);
+  const std::size_t first = bytes.find('\n'), second = bytes.find('\n', first + 1);
+  for (std::size_t at = first + 1; at < second; ++at) {
+    std::string damaged = bytes;
+    damaged[at] = static_cast<char>(damaged[at] ^ 2);
+    if (damaged[at] == '\n') continue;
+    write(file, damaged);
+    const RecordStore store(folder.path(), kFingerprint);
+    CAPTURE(at);
+    CHECK_EQ(store.all().size(), 2);
+    CHECK_EQ(store.num_damaged(), 1);
+  }
+}
+
+TEST_CASE("garbage between records is skipped, however long, deep or odd") {
+  const test::TemporaryFolder folder;
+  RecordStore(folder.path(), kFingerprint).append(sample(1));
+  const fs::path file = only_file(folder.path());
+  const std::string good = read_file(file);
+  const std::string zeros(10, '\0');
+  const std::vector<std::string> garbage{
+      "{}",       "null", "{\"checksum\":\"", std::string(200000, '['), std::string(3 << 20, 'x'),
+      "\xff\xfe", zeros};
+  std::string text;
+  for (const std::string& line : garbage) text += line + "\n";
+  write(file, text + good + "\n" + text);
+  const RecordStore store(folder.path(), kFingerprint);
+  CHECK_EQ(store.all().size(), 1);
+  CHECK_EQ(store.num_damaged(), 2 * garbage.size());
+}
+
+TEST_CASE("many processes may append to the same file") {
+  const test::TemporaryFolder folder;
+  std::vector<pid_t> children;
+  for (int child = 0; child < 8; ++child) {
+    const pid_t pid = ::fork();
+    REQUIRE_GE(pid, 0);
+    if (pid == 0) {
+      try {
+        RecordStore store(folder.path(), kFingerprint);
+        for (int i = 0; i < 20; ++i) {
+          store.append(sample(1000 * (child + 1) + i));
+          store.append(sample(1, child));
+        }
+      } catch (...) {
+        ::_exit(1);
+      }
+      ::_exit(0);
+    }
+    children.push_back(pid);
+  }
+  for (const pid_t pid : children) {
+    int status = 0;
+    REQUIRE_EQ(::waitpid(pid, &status, 0), pid);
+    CHECK_EQ(status, 0);
+  }
+  const RecordStore store(folder.path(), kFingerprint);
+  CHECK_EQ(store.num_damaged(), 0);
+  CHECK_EQ(store.all().size(), 8 * 20 + 1);
+}
+
+TEST_CASE("a writer killed at any moment costs at most one line") {
+  const test::TemporaryFolder folder;
+  for (int round = 0; round < 5; ++round) {
+    const pid_t pid = ::fork();
+    REQUIRE_GE(pid, 0);
+    if (pid == 0) {
+      RecordStore store(folder.path(), kFingerprint);
+      for (int i = 0;; ++i) store.append(sample(i));
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(20 + 7 * round));
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    RecordStore store(folder.path(), kFingerprint);
+    CHECK_LE(store.num_damaged(), static_cast<std::size_t>(round + 1));
+    store.append(sample(1 << 20));
+    CHECK(RecordStore(folder.path(), kFingerprint).find("gemm", sample(1 << 20).problem));
+  }
+}
+
+TEST_CASE("an export imports again, marked") {
+  const std::string text = export_document({sample(1), sample(2)}).dump(2);
+  const ImportResult result = parse_import(text);
+  CHECK(result.refused.empty());
+  REQUIRE_EQ(result.accepted.size(), 2);
+  CHECK(result.accepted[0].imported);
+  CHECK_EQ(result.accepted[1].problem, sample(2).problem);
+}
+
+TEST_CASE("an import keeps what is good and says why the rest is not") {
+  ordered_json bad_time = to_json(sample());
+  bad_time["median_us"] = -3;
+  const ImportResult result =
+      parse_import(import_text({to_json(sample(1)), bad_time, 7, nullptr, to_json(sample(2))}));
+  CHECK_EQ(result.accepted.size(), 2);
+  REQUIRE_EQ(result.refused.size(), 3);
+  CHECK_EQ(result.refused[0],
+           "record 2 is refused: 'median_us' of a tuning record should be a number from 0 to "
+           "1e+12");
+}
+
+TEST_CASE("a key given twice is refused, since readers differ in which value counts") {
+  const std::string good = to_json(sample()).dump();
+  const auto document = [](const std::string& record) {
+    return "{\"quern_tuning\":1,\"records\":[" + record + "]}";
+  };
+  CHECK_EQ(parse_import(document(good)).accepted.size(), 1);
+  const std::string twice = "{\"family\":\"gemm\"," + good.substr(1);
+  CHECK_EQ(parse_import(document(twice)).refused.size(), 1);
+  std::string inside = good;
+  inside.replace(inside.find("\"tile_m\""), 0, "\"tile_m\":1,");
+  CHECK_EQ(parse_import(document(inside)).refused.size(), 1);
+  CHECK_THROWS_AS(parse_import("{\"records\":[]," + document(good).substr(1)), InputError);
+}
+
+TEST_CASE("hostile documents are refused without a crash") {
+  for (const std::string& text :
+       {std::string(), std::string("x"), std::string("[]"), std::string("{}"), std::string("1e999"),
+        std::string("{\"quern_tuning\":2,\"records\":[]}"), std::string("{\"quern_tuning\":1}"),
+        std::string("{\"quern_tuning\":1,\"records\":{}}"), std::string(1 << 20, '['),
+        std::string(1 << 20, '{'), std::string("\"\xff\""), std::string(3, '\0')})
+    CHECK_THROWS_AS(parse_import(text), InputError);
+
+  const std::string deep(100000, '['), closed(100000, ']');
+  const ImportResult nested = parse_import("{\"quern_tuning\":1,\"records\":[" + deep + closed +
+                                           ",{\"family\":" + deep + closed + "}]}");
+  CHECK(nested.accepted.empty());
+  CHECK_EQ(nested.refused.size(), 2);
+
+  const std::string text = import_text({to_json(sample(1)), to_json(sample(2))});
+  for (std::size_t size = 0; size < text.size(); ++size)
+    CHECK_THROWS_AS(parse_import(text.substr(0, size)), InputError);
+}
+
+TEST_CASE("very many entries and very many keys take time in proportion") {
+  std::string text = "{\"quern_tuning\":1,\"records\":[";
+  const std::string record = to_json(sample()).dump();
+  for (int i = 0; i < 100000; ++i) text += (i ? "," : "") + (i % 10 ? "{}" : record);
+  text += "]}";
+  const ImportResult many = parse_import(text);
+  CHECK_EQ(many.accepted.size(), 10000);
+  CHECK_EQ(many.refused.size(), 90000);
+
+  std::string wide = "{\"quern_tuning\":1,\"records\":[{";
+  for (int i = 0; i < 100000; ++i) wide += (i ? ",\"k" : "\"k") + std::to_string(i) + "\":1";
+  CHECK_EQ(parse_import(wide + "}]}").refused.size(), 1);
+}
