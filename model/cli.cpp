@@ -128,9 +128,12 @@ void ProgressLine::update(const std::string& text) {
   last_ = now;
 }
 
-ProgressLine::~ProgressLine() {
+void ProgressLine::clear() {
   if (terminal_ && shown_ > 0) fmt::print(stderr, "\r{:<{}}\r", "", shown_);
+  shown_ = 0;
 }
+
+ProgressLine::~ProgressLine() { clear(); }
 
 }  // namespace quern::cli
 

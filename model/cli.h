@@ -40,6 +40,8 @@ class ProgressLine {
   explicit ProgressLine(const Common& common) : terminal_(common.terminal) {}
   ~ProgressLine();
   void update(const std::string& text);
+  /// Takes the line away, before other output.
+  void clear();
 
  private:
   bool terminal_;

@@ -355,6 +355,19 @@ void GpuModel::set_length(int sequence, int length) {
   lengths_.at(static_cast<std::size_t>(sequence)) = length;
 }
 
+void GpuModel::require_tuned() {
+  const auto check_step = [&](const StepShape& shape, const StepInputs& inputs) {
+    for (const BoundNode& bound : bind(shape, inputs).nodes)
+      if (!bound.kernel.tuned())
+        throw InputError(fmt::format("{} would run on an untuned default ({} {}): run quern tune first",
+                                     bound.node.name, bound.node.family,
+                                     to_text(bound.node.tuned_as)));
+  };
+  for (int batch = 1; batch <= options_.max_batch; batch *= 2)
+    check_step({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
+               decode_inputs());
+}
+
 std::vector<std::string> GpuModel::describe(int batch) {
   std::vector<std::string> lines;
   const Step step =

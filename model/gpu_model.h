@@ -74,6 +74,9 @@ class GpuModel {
 
   /// Milliseconds spent capturing and instantiating graphs.
   double capture_ms() const { return capture_ms_; }
+  /// Throws InputError naming the first problem of a decode step or a prefill that would run on an
+  /// untuned default.
+  void require_tuned();
   /// "layers.0.qkv  gemm gemv threads=256 ...  tuned": which kernel each node of a decode step got.
   std::vector<std::string> describe(int batch);
 

@@ -16,4 +16,8 @@ void Family::cpu_reference(const Params&, std::span<HostTensor>) const {
 
 bool Family::is_library(const Params&) const { return false; }
 
+LibraryMatmul Family::library_matmul(const Params&, const Params&) const {
+  throw InputError(fmt::format("{} has no library routine", name()));
+}
+
 }  // namespace quern

@@ -56,6 +56,15 @@ struct Tolerance {
   double rel = 0;
 };
 
+/// A product that a vendor library computes: Y[m, n] = X[m, k] · W[n, k]ᵀ, all row-major and
+/// contiguous, the family's operands being X, W and Y in this order. `rank`: which of the library's
+/// algorithms for this shape, 0 being its own first choice.
+struct LibraryMatmul {
+  int m = 0, n = 0, k = 0;
+  DType input = DType::bf16, output = DType::bf16;
+  int rank = 0;
+};
+
 /// One tunable and the values that its space declares.
 struct Tunable {
   std::string name;
@@ -94,6 +103,8 @@ class Family {
   /// True if the config names a vendor library's routine instead of a kernel of ours; source() and
   /// plan() are then not called.
   virtual bool is_library(const Params& config) const;
+  /// What a config stands for that is_library. Never called for others.
+  virtual LibraryMatmul library_matmul(const Params& problem, const Params& config) const;
   virtual KernelSource source(const Params& problem, const Params& config,
                               const Arch& arch) const = 0;
   virtual LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const = 0;

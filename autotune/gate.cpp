@@ -1,0 +1,231 @@
+#include "autotune/gate.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "autotune/operands.h"
+#include "runtime/base/error.h"
+
+namespace quern {
+namespace {
+
+constexpr std::size_t kGuardBytes = 4096;
+constexpr std::size_t kAlignment = 256;
+constexpr unsigned char kGuard = 0xa5, kPoison = 0xff;  // all bits set is NaN in every float type
+
+std::size_t aligned(std::size_t bytes) {
+  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+}
+
+bool is_output(const OperandSpec& spec) { return spec.role != OperandSpec::Role::in; }
+
+/// Copies the contents in, then doubles what is there until the operand is full.
+void upload_repeated(CUdeviceptr to, std::size_t bytes, const std::vector<std::byte>& contents,
+                     const Stream& stream) {
+  std::size_t done = std::min(bytes, contents.size());
+  copy_to_device(to, contents.data(), done, stream);
+  while (done < bytes) {
+    const std::size_t count = std::min(done, bytes - done);
+    copy_on_device(to + done, to, count, stream);
+    done += count;
+  }
+  stream.synchronize();  // the contents may go
+}
+
+}  // namespace
+
+std::size_t OperandSet::size_bytes(const std::vector<OperandSpec>& specs) {
+  std::size_t bytes = kGuardBytes;
+  for (const OperandSpec& spec : specs) bytes += aligned(spec.size_bytes()) + kGuardBytes;
+  return bytes;
+}
+
+OperandSet::OperandSet(const std::vector<OperandSpec>& specs) : buffer_(size_bytes(specs)) {
+  CUdeviceptr at = buffer_.address() + kGuardBytes;
+  for (const OperandSpec& spec : specs) {
+    addresses_.push_back(at);
+    sizes_.push_back(spec.size_bytes());
+    at += aligned(spec.size_bytes()) + kGuardBytes;
+  }
+}
+
+void OperandSet::fill(const std::vector<OperandSpec>& specs, const Stream& stream) {
+  fill_bytes(buffer_.address(), kGuard, buffer_.size_bytes(), stream);
+  for (std::size_t i = 0; i < specs.size(); ++i)
+    if (specs[i].role != OperandSpec::Role::out && sizes_[i] > 0)
+      upload_repeated(addresses_[i], sizes_[i], trial_contents(specs[i], i + 1), stream);
+}
+
+void OperandSet::copy_from(const OperandSet& other, const Stream& stream) {
+  copy_on_device(buffer_.address(), other.buffer_.address(), buffer_.size_bytes(), stream);
+}
+
+std::optional<std::size_t> OperandSet::broken_guard(const Stream& stream) const {
+  const CUdeviceptr end = buffer_.address() + buffer_.size_bytes();
+  for (std::size_t i = 0; i <= sizes_.size(); ++i) {
+    // From the end of the operand before (or the buffer's start) to the start of this one.
+    const CUdeviceptr from = i == 0 ? buffer_.address() : addresses_[i - 1] + sizes_[i - 1];
+    const CUdeviceptr to = i == sizes_.size() ? end : addresses_[i];
+    std::vector<unsigned char> bytes(static_cast<std::size_t>(to - from));
+    copy_to_host(bytes.data(), from, bytes.size(), stream);
+    stream.synchronize();
+    if (std::any_of(bytes.begin(), bytes.end(), [](unsigned char b) { return b != kGuard; }))
+      return i == 0 ? 0 : i - 1;
+  }
+  return std::nullopt;
+}
+
+Gate::Gate(KernelLibrary& library, const Family& family, const Params& problem,
+           const Stream& stream)
+    : context_(library.context()),
+      stream_(stream),
+      problem_(problem),
+      specs_(family.operands(problem)),
+      operands_(specs_) {
+  operands_.fill(specs_, stream_);
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    tolerances_.push_back(is_output(specs_[i]) ? family.tolerance(problem, i) : Tolerance{});
+    pristine_.emplace_back();
+    if (specs_[i].role != OperandSpec::Role::inout) continue;
+    pristine_[i] = Buffer(specs_[i].size_bytes());
+    copy_on_device(pristine_[i].address(), operands_.addresses()[i], specs_[i].size_bytes(),
+                   stream_);
+  }
+  const Params reference = family.reference_config(problem);
+  if (reference.is_null())
+    expected_ = cpu_expectation(family);
+  else
+    expected_ = run(library.load(family, problem, reference));
+  for (std::size_t i = 0; i < specs_.size(); ++i)
+    if (is_output(specs_[i]) &&
+        compare_output(specs_[i], expected_[i], expected_[i], tolerances_[i]).error > 0)
+      throw Error(fmt::format("the reference of {} {} gives NaN in '{}'", family.name(),
+                              to_text(problem), specs_[i].name));
+}
+
+Gate::Outputs Gate::cpu_expectation(const Family& family) const {
+  std::vector<HostTensor> tensors;
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    const std::size_t bytes = specs_[i].size_bytes();
+    const bool has_contents = specs_[i].role != OperandSpec::Role::out && bytes > 0;
+    tensors.push_back({specs_[i], has_contents ? repeat_to(trial_contents(specs_[i], i + 1), bytes)
+                                               : std::vector<std::byte>(bytes)});
+  }
+  family.cpu_reference(problem_, tensors);
+  Outputs outputs(specs_.size());
+  for (std::size_t i = 0; i < specs_.size(); ++i)
+    if (is_output(specs_[i])) outputs[i] = std::move(tensors[i].data);
+  return outputs;
+}
+
+Gate::Outputs Gate::run(const ReadyKernel& kernel) {
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    const CUdeviceptr at = operands_.addresses()[i];
+    if (specs_[i].role == OperandSpec::Role::out)
+      fill_bytes(at, kPoison, specs_[i].size_bytes(), stream_);
+    else if (specs_[i].role == OperandSpec::Role::inout)
+      copy_on_device(at, pristine_[i].address(), specs_[i].size_bytes(), stream_);
+  }
+  workspace_.reserve(kernel.workspace_bytes(problem_), stream_);
+  kernel.enqueue(stream_, problem_, operands_.addresses(), workspace_);
+  stream_.synchronize();
+  return read_outputs();
+}
+
+Gate::Outputs Gate::read_outputs() const {
+  Outputs outputs(specs_.size());
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    if (!is_output(specs_[i])) continue;
+    outputs[i].resize(specs_[i].size_bytes());
+    copy_to_host(outputs[i].data(), operands_.addresses()[i], outputs[i].size(), stream_);
+  }
+  stream_.synchronize();
+  return outputs;
+}
+
+std::optional<Verdict> Gate::complaint(const Outputs& outputs, double& error) const {
+  for (std::size_t i = 0; i < specs_.size(); ++i) {
+    if (!is_output(specs_[i])) continue;
+    const Comparison found = compare_output(specs_[i], outputs[i], expected_[i], tolerances_[i]);
+    error = std::max(error, found.error);
+    if (found.error > 1)
+      return Verdict{TrialStatus::wrong_result,
+                     fmt::format("{} at {}", found.complaint, to_text(problem_)), found.error};
+  }
+  return std::nullopt;
+}
+
+Verdict Gate::check(const ReadyKernel& kernel) {
+  try {
+    const Outputs first = run(kernel), second = run(kernel);
+    double error = 0;
+    if (auto verdict = complaint(first, error)) return *verdict;
+    if (first != second)
+      return {TrialStatus::unstable_result, "two runs on equal inputs differ", error};
+    if (const auto operand = operands_.broken_guard(stream_)) {
+      operands_.fill(specs_, stream_);  // the next candidate is not to blame
+      return {TrialStatus::wrong_result,
+              fmt::format("memory beside '{}' was written to", specs_[*operand].name), error};
+    }
+    if (kernel.workspace_bytes(problem_) > 0) {
+      std::vector<unsigned char> counters(Workspace::kCounterBytes);
+      copy_to_host(counters.data(), workspace_.address(), counters.size(), stream_);
+      stream_.synchronize();
+      if (std::any_of(counters.begin(), counters.end(), [](unsigned char b) { return b != 0; })) {
+        fill_bytes(workspace_.address(), 0, workspace_.size_bytes(), stream_);
+        return {TrialStatus::wrong_result, "the workspace's counters were not left at zero", error};
+      }
+    }
+    return {TrialStatus::ok, "", error};
+  } catch (const OutOfMemoryError&) {
+    throw;
+  } catch (const CudaError& failure) {
+    return {TrialStatus::launch_failed, failure.what(), 0};
+  } catch (const InputError& failure) {  // the config cannot serve these sizes
+    return {TrialStatus::rejected, failure.what(), 0};
+  }
+}
+
+Gates::Gates(KernelLibrary& library, const Family& family, const Params& problem,
+             const Stream& stream)
+    : library_(library) {
+  gates_.push_back(std::make_unique<Gate>(library, family, problem, stream));
+  const auto odd = odd_problem(family, problem, library.arch());
+  if (!odd) return;
+  // Twice, for the copies of inout operands; the tuner wants some room too.
+  if (2 * OperandSet::size_bytes(family.operands(*odd)) > library.context().free_bytes() / 2)
+    return;
+  gates_.push_back(std::make_unique<Gate>(library, family, *odd, stream));
+}
+
+Verdict Gates::check(const ReadyKernel& kernel) {
+  Verdict worst;
+  for (const auto& gate : gates_) {
+    Verdict verdict = gate->check(kernel);
+    if (verdict.status == TrialStatus::launch_failed) {
+      // After an illegal access every further call fails: say so rather than blame the others.
+      try {
+        library_.context().synchronize();
+      } catch (const CudaError&) {
+        throw CudaError(fmt::format("the GPU was lost while trying {}: {}", kernel.description(),
+                                    verdict.reason),
+                        0);
+      }
+    }
+    if (verdict.status != TrialStatus::ok) return verdict;
+    worst.error = std::max(worst.error, verdict.error);
+  }
+  return worst;
+}
+
+Verdict gate_config(KernelLibrary& library, const Family& family, const Params& problem,
+                    const Params& config) {
+  const Stream stream;
+  const ReadyKernel kernel = library.load(family, problem, config);
+  return Gates(library, family, problem, stream).check(kernel);
+}
+
+}  // namespace quern

@@ -1,0 +1,87 @@
+#pragma once
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "autotune/kernel_library.h"
+#include "autotune/search.h"
+#include "autotune/workspace.h"
+#include "runtime/memory.h"
+#include "runtime/stream.h"
+
+namespace quern {
+
+/// The operands of one problem on the device, each between guard bytes.
+class OperandSet {
+ public:
+  /// Allocates; contents are all guard bytes until fill() or copy_from(). Throws OutOfMemoryError.
+  explicit OperandSet(const std::vector<OperandSpec>& specs);
+  static std::size_t size_bytes(const std::vector<OperandSpec>& specs);
+  /// Random contents for in and inout operands (autotune/operands.h).
+  void fill(const std::vector<OperandSpec>& specs, const Stream& stream);
+  /// Everything, from a set of the same specs.
+  void copy_from(const OperandSet& other, const Stream& stream);
+  const std::vector<CUdeviceptr>& addresses() const { return addresses_; }
+  /// The operand whose surroundings were written to, if any.
+  std::optional<std::size_t> broken_guard(const Stream& stream) const;
+
+ private:
+  Buffer buffer_;
+  std::vector<CUdeviceptr> addresses_;
+  std::vector<std::size_t> sizes_;  // bytes
+};
+
+/// Correctness of kernels for one problem at one set of inputs. The expected outputs come from the
+/// family's reference config on the device, or from its cpu_reference.
+class Gate {
+ public:
+  /// Throws OutOfMemoryError, and Error if the reference itself cannot run or gives NaN.
+  Gate(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream);
+
+  /// Runs the kernel twice on equal inputs, outputs poisoned with NaN before each. It passes if
+  /// both runs agree to the last bit, every output is within the family's tolerance, nothing was
+  /// written beside an operand, and the workspace's counters are zero again. An error of the driver
+  /// becomes launch_failed.
+  Verdict check(const ReadyKernel& kernel);
+
+  const Params& problem() const { return problem_; }
+  const std::vector<OperandSpec>& specs() const { return specs_; }
+  const OperandSet& operands() const { return operands_; }
+  Workspace& workspace() { return workspace_; }
+
+ private:
+  using Outputs = std::vector<std::vector<std::byte>>;  // by operand; empty for inputs
+  Outputs run(const ReadyKernel& kernel);
+  Outputs read_outputs() const;
+  Outputs cpu_expectation(const Family& family) const;
+  std::optional<Verdict> complaint(const Outputs& outputs, double& error) const;
+
+  const Context& context_;
+  const Stream& stream_;
+  Params problem_;
+  std::vector<OperandSpec> specs_;
+  std::vector<Tolerance> tolerances_;
+  OperandSet operands_;
+  std::vector<Buffer> pristine_;  // copies of inout operands; empty for others
+  Workspace workspace_;
+  Outputs expected_;
+};
+
+/// The gates that every config of a problem has to pass: the problem itself and, where the family
+/// and the memory allow, the same at odd sizes.
+class Gates {
+ public:
+  Gates(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream);
+  Verdict check(const ReadyKernel& kernel);
+  Gate& main() { return *gates_.front(); }
+
+ private:
+  KernelLibrary& library_;
+  std::vector<std::unique_ptr<Gate>> gates_;
+};
+
+/// Compiles, loads and checks one config. Throws CompileError, OutOfMemoryError.
+Verdict gate_config(KernelLibrary& library, const Family& family, const Params& problem,
+                    const Params& config);
+
+}  // namespace quern

@@ -1,0 +1,297 @@
+#include "autotune/kernel_library.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "autotune/gate.h"
+#include "runtime/base/error.h"
+#include "runtime/base/log.h"
+
+namespace quern {
+namespace {
+
+std::string key_of(std::string_view family, const Params& problem) {
+  return fmt::format("{} {}", family, to_key(problem));
+}
+
+}  // namespace
+
+std::string ReadyKernel::description() const {
+  const State& s = *state_;
+  return fmt::format(
+      "{} {} | {} | {}", s.family.name(), to_text(s.problem), to_text(s.config),
+      s.record ? fmt::format("tuned {:.1f} us", s.record->median_us) : std::string("default"));
+}
+
+MatmulShape ReadyKernel::matmul_shape(const Params& problem) const {
+  const LibraryMatmul matmul = state_->family.library_matmul(problem, state_->config);
+  return {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output};
+}
+
+std::size_t ReadyKernel::workspace_bytes(const Params& problem) const {
+  const State& s = *state_;
+  if (!s.cublas) return s.family.plan(problem, s.config, s.arch).workspace_bytes;
+  const int rank = s.family.library_matmul(problem, s.config).rank;
+  const std::size_t bytes = s.cublas->workspace_bytes(matmul_shape(problem), rank);
+  return bytes == 0 ? 0 : Workspace::kCounterBytes + bytes;
+}
+
+void ReadyKernel::enqueue(const Stream& stream, const Params& problem,
+                          std::span<const CUdeviceptr> addresses,
+                          const Workspace& workspace) const {
+  const State& s = *state_;
+  const std::size_t needed = workspace_bytes(problem);
+  if (needed > workspace.size_bytes())
+    throw Error(fmt::format("{} needs {} bytes of workspace and has {}", s.family.name(), needed,
+                            workspace.size_bytes()));
+  if (s.cublas) {
+    if (addresses.size() != 3)
+      throw InputError(fmt::format("{} has three operands as a library's", s.family.name()));
+    const int rank = s.family.library_matmul(problem, s.config).rank;
+    s.cublas->matmul(stream, matmul_shape(problem), rank, addresses[0], addresses[1], addresses[2],
+                     needed == 0 ? 0 : workspace.address() + Workspace::kCounterBytes);
+    return;
+  }
+  if (const auto reason = s.family.reject_reason(problem, s.config, s.arch))
+    throw InputError(fmt::format("{} of {} cannot serve {}: {}", to_text(s.config), s.family.name(),
+                                 to_text(problem), *reason));
+  const std::vector<std::uint64_t> operands(addresses.begin(), addresses.end());
+  const auto args = s.family.pack_args(problem, s.config, operands, workspace.address());
+  launch(stream, s.function, s.family.plan(problem, s.config, s.arch), args.data(), args.size());
+}
+
+bool same_model(const ordered_json& a, const ordered_json& b) {
+  const auto model = [](const ordered_json& fingerprint) {
+    json out = fingerprint;
+    if (out.is_object()) {
+      out.erase("driver");
+      out.erase("power_limit_w");
+    }
+    return out;
+  };
+  return model(a) == model(b);
+}
+
+KernelLibrary::KernelLibrary(const Context& context, FamilyRegistry families,
+                             KernelLibraryOptions options)
+    : context_(context),
+      arch_(context.device().arch()),
+      families_(std::move(families)),
+      options_(std::move(options)),
+      nvrtc_(options_.library_dirs),
+      images_(options_.cache_root),
+      records_(options_.cache_root, context.device().fingerprint()) {
+  const std::string own = fingerprint_hash(records_.fingerprint());
+  for (TuningRecord& record : all_records(options_.cache_root))
+    if (fingerprint_hash(record.fingerprint) != own) foreign_.push_back(std::move(record));
+  if (records_.num_damaged() > 0)
+    log(LogLevel::warning,
+        fmt::format("{} damaged tuning records are ignored", records_.num_damaged()));
+}
+
+CublasLt* KernelLibrary::cublas() {
+  if (!std::exchange(cublas_tried_, true)) {
+    try {
+      cublas_ = std::make_unique<CublasLt>(options_.library_dirs);
+    } catch (const DeviceError& error) {
+      log(LogLevel::warning, error.what());
+    }
+  }
+  return cublas_.get();
+}
+
+std::optional<std::string> KernelLibrary::refusal(const Family& family, const Params& problem,
+                                                  const Params& config) {
+  if (auto reason = quern::refusal(family, problem, config, arch_)) return reason;
+  if (!family.is_library(config)) return std::nullopt;
+  if (!cublas()) return "cuBLASLt is not installed";
+  const LibraryMatmul m = family.library_matmul(problem, config);
+  const int offered = cublas()->num_algorithms({m.m, m.n, m.k, m.input, m.output}, m.rank + 1);
+  if (m.rank >= offered) return fmt::format("cuBLASLt offers only {} algorithms", offered);
+  return std::nullopt;
+}
+
+Params KernelLibrary::default_config(const Family& family, const Params& problem) {
+  if (auto reason = family.unsupported(problem, arch_))
+    throw InputError(
+        fmt::format("{} {} is not supported: {}", family.name(), to_text(problem), *reason));
+  for (const Params& config : family.candidates(problem, arch_))
+    if (!refusal(family, problem, config)) return config;
+  throw InputError(fmt::format("{} {} has no kernel on this GPU", family.name(), to_text(problem)));
+}
+
+std::optional<TuningRecord> KernelLibrary::valid_record(const Family& family,
+                                                        const Params& problem) {
+  auto record = records_.find(std::string(family.name()), bucketed(family, problem));
+  if (!record || record->imported) return std::nullopt;
+  if (refusal(family, record->problem, record->config)) return std::nullopt;
+  if (record->template_hash !=
+      template_hash(family, record->problem, record->config, arch_, families_.templates()))
+    return std::nullopt;
+  return record;
+}
+
+std::vector<Params> KernelLibrary::seeds(const Family& family, const Params& problem) {
+  const std::string key = key_of(family.name(), bucketed(family, problem));
+  std::vector<const TuningRecord*> found;
+  const auto own = records_.find(std::string(family.name()), bucketed(family, problem));
+  if (own) found.push_back(&*own);
+  const std::size_t num_own = found.size();
+  for (const TuningRecord& record : foreign_)
+    if (key_of(record.family, record.problem) == key) found.push_back(&record);
+  std::stable_partition(found.begin() + static_cast<long>(num_own), found.end(),
+                        [&](const TuningRecord* record) {
+                          return same_model(record->fingerprint, records_.fingerprint());
+                        });
+  std::vector<Params> configs;
+  for (const TuningRecord* record : found)
+    if (!refusal(family, bucketed(family, problem), record->config))
+      configs.push_back(record->config);
+  return configs;
+}
+
+std::optional<TuningRecord> KernelLibrary::adopt(const Family& family, const Params& problem) {
+  const std::string key = key_of(family.name(), problem);
+  std::optional<TuningRecord> record = records_.find(std::string(family.name()), problem);
+  if (!record || !record->imported) {
+    const auto found = std::find_if(foreign_.begin(), foreign_.end(), [&](const TuningRecord& r) {
+      return key_of(r.family, r.problem) == key &&
+             same_model(r.fingerprint, records_.fingerprint());
+    });
+    if (found == foreign_.end()) return std::nullopt;
+    record = *found;
+  }
+  if (refusal(family, problem, record->config)) return std::nullopt;
+  if (record->template_hash !=
+      template_hash(family, problem, record->config, arch_, families_.templates()))
+    return std::nullopt;
+  Verdict verdict;
+  try {
+    verdict = gate_config(*this, family, problem, record->config);
+  } catch (const CompileError& error) {
+    verdict = {TrialStatus::compile_failed, error.what(), 0};
+  } catch (const OutOfMemoryError& error) {
+    verdict = {TrialStatus::skipped, error.what(), 0};
+  }
+  if (verdict.status != TrialStatus::ok) {
+    ++counts_.gate_failed;
+    log(LogLevel::warning, fmt::format("the imported config of {} {} is not used: {}",
+                                       family.name(), to_text(problem), verdict.reason));
+    return std::nullopt;
+  }
+  record->imported = false;
+  record->fingerprint = records_.fingerprint();
+  record->error = std::min(verdict.error, 1.0);
+  try {
+    records_.append(*record);
+  } catch (const InputError& error) {
+    log(LogLevel::warning, fmt::format("a checked record is not kept: {}", error.what()));
+  }
+  return record;
+}
+
+std::optional<TuningRecord> KernelLibrary::find_record(const Family& family,
+                                                       const Params& problem) {
+  if (auto record = valid_record(family, problem)) return record;
+  return adopt(family, problem);
+}
+
+void KernelLibrary::count(const CompiledKernel& compiled) {
+  ++(compiled.from_cache ? counts_.image_hits : counts_.compiled);
+}
+
+CompileFarm KernelLibrary::make_farm() const {
+  return CompileFarm(nvrtc_, &images_, families_.templates(), options_.compile_threads);
+}
+
+std::shared_ptr<const Module> KernelLibrary::module_of(const CompiledKernel& compiled) {
+  if (const auto found = modules_.find(compiled.key); found != modules_.end())
+    return found->second.module;
+  auto module = std::make_shared<const Module>(compiled.image.cubin);
+  modules_.emplace(compiled.key, Loaded{module, compiled.image.report});
+  return module;
+}
+
+ReadyKernel KernelLibrary::load(const Family& family, const Params& problem, const Params& config,
+                                const CompiledKernel& compiled) {
+  auto state = std::make_shared<ReadyKernel::State>(ReadyKernel::State{
+      family, problem, config, arch_, std::nullopt, {}, nullptr, nullptr, nullptr});
+  state->module = module_of(compiled);
+  state->report = compiled.image.report;
+  state->function = state->module->function(family.source(problem, config, arch_).entry);
+  return ReadyKernel(std::move(state));
+}
+
+ReadyKernel KernelLibrary::load(const Family& family, const Params& problem, const Params& config) {
+  return make(family, problem, config, std::nullopt);
+}
+
+ReadyKernel KernelLibrary::make(const Family& family, const Params& problem, const Params& config,
+                                std::optional<TuningRecord> record) {
+  auto state = std::make_shared<ReadyKernel::State>(ReadyKernel::State{
+      family, problem, config, arch_, std::move(record), {}, nullptr, nullptr, nullptr});
+  if (family.is_library(config)) {
+    state->cublas = cublas();
+    if (!state->cublas) throw DeviceError("cuBLASLt is not installed");
+    return ReadyKernel(std::move(state));
+  }
+  const CompileRequest request = compile_request(family, problem, config, arch_);
+  const std::string key = image_key(request, families_.templates(), nvrtc_.version());
+  if (!modules_.contains(key)) {
+    const CompiledKernel compiled =
+        compile_cached(nvrtc_, &images_, request, families_.templates());
+    count(compiled);
+    module_of(compiled);
+  }
+  const Loaded& loaded = modules_.at(key);
+  state->module = loaded.module;
+  state->report = loaded.report;
+  state->function = loaded.module->function(request.entry);
+  return ReadyKernel(std::move(state));
+}
+
+ReadyKernel KernelLibrary::get(std::string_view family_name, const Params& problem) {
+  const Family& family = families_.at(family_name);
+  const Params rounded = bucketed(family, problem);
+  const std::string key = key_of(family_name, rounded);
+  if (const auto found = ready_.find(key); found != ready_.end()) return found->second;
+  if (auto reason = family.unsupported(rounded, arch_))
+    throw InputError(
+        fmt::format("{} {} is not supported: {}", family_name, to_text(problem), *reason));
+  auto record = find_record(family, rounded);
+  const Params config = record ? record->config : default_config(family, rounded);
+  ++(record ? counts_.tuned : counts_.defaulted);
+  ReadyKernel kernel = make(family, rounded, config, std::move(record));
+  ready_.emplace(key, kernel);
+  return kernel;
+}
+
+void KernelLibrary::prepare(std::span<const KernelRequest> requests) {
+  CompileFarm farm = make_farm();
+  std::map<std::string, bool> submitted;
+  for (const KernelRequest& request : requests) {
+    const Family& family = families_.at(request.family);
+    const Params problem = bucketed(family, request.problem);
+    const auto record = valid_record(family, problem);
+    const Params config = record ? record->config : default_config(family, problem);
+    if (family.is_library(config)) continue;
+    CompileRequest compile = compile_request(family, problem, config, arch_);
+    const std::string key = image_key(compile, families_.templates(), nvrtc_.version());
+    if (modules_.contains(key) || !submitted.emplace(key, true).second) continue;
+    farm.submit(std::move(compile));
+  }
+  while (auto outcome = farm.next()) {
+    if (!outcome->kernel) throw CompileError(outcome->error, outcome->log);
+    count(*outcome->kernel);
+    module_of(*outcome->kernel);
+  }
+}
+
+void KernelLibrary::record(const TuningRecord& record) {
+  records_.append(record);
+  ready_.erase(key_of(record.family, record.problem));
+}
+
+}  // namespace quern

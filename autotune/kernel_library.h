@@ -1,0 +1,172 @@
+#pragma once
+#include <cstddef>
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "autotune/problem.h"
+#include "autotune/registry.h"
+#include "autotune/workspace.h"
+#include "cache/image_store.h"
+#include "cache/record_store.h"
+#include "compiler/compile_farm.h"
+#include "compiler/nvrtc.h"
+#include "runtime/cublaslt.h"
+#include "runtime/device.h"
+#include "runtime/module.h"
+
+namespace quern {
+
+/// One problem of one family.
+struct KernelRequest {
+  std::string family;
+  Params problem;
+};
+
+/// A kernel loaded on the device, or a routine of cuBLASLt, fitted to one problem. Cheap to copy;
+/// valid as long as its KernelLibrary.
+class ReadyKernel {
+ public:
+  const Family& family() const { return state_->family; }
+  const Params& config() const { return state_->config; }
+  /// False: nothing usable was recorded for this problem and the family's default runs.
+  bool tuned() const { return state_->record.has_value(); }
+  /// The record behind a tuned kernel.
+  const std::optional<TuningRecord>& record() const { return state_->record; }
+  /// What ptxas said; all zero for a library routine.
+  const ResourceReport& report() const { return state_->report; }
+  /// "gemm m=16 n=4096 k=4096 | tile_m=16 stages=4 | tuned 38.1 us".
+  std::string description() const;
+
+  /// Scratch that a launch of this problem needs.
+  std::size_t workspace_bytes(const Params& problem) const;
+  /// Launches on `stream`; capturable. `problem` is the one that the kernel was asked for with the
+  /// actual values of its dynamic fields; `addresses` are those of Family::operands(), in order.
+  /// Throws InputError if the config cannot serve these values, Error if the workspace is too
+  /// small, CudaError.
+  void enqueue(const Stream& stream, const Params& problem, std::span<const CUdeviceptr> addresses,
+               const Workspace& workspace) const;
+
+ private:
+  friend class KernelLibrary;
+  struct State {
+    const Family& family;
+    Params problem, config;
+    Arch arch;
+    std::optional<TuningRecord> record;
+    ResourceReport report;
+    std::shared_ptr<const Module> module;  // null for a library routine
+    CUfunction function = nullptr;
+    CublasLt* cublas = nullptr;
+  };
+  explicit ReadyKernel(std::shared_ptr<const State> state) : state_(std::move(state)) {}
+  MatmulShape matmul_shape(const Params& problem) const;
+
+  std::shared_ptr<const State> state_;
+};
+
+/// What a library has done so far.
+struct KernelCounts {
+  std::size_t compiled = 0;     // images built by NVRTC
+  std::size_t image_hits = 0;   // images found in the cache
+  std::size_t tuned = 0;        // problems served from a record
+  std::size_t defaulted = 0;    // problems served by a default
+  std::size_t gate_failed = 0;  // records of elsewhere that gave wrong results here
+};
+
+struct KernelLibraryOptions {
+  std::filesystem::path cache_root;
+  /// Searched first for libnvrtc and libcublasLt.
+  std::vector<std::string> library_dirs;
+  int compile_threads = 0;  // 0 = one per processor
+};
+
+/// From problem to kernel: looks up what tuning found, compiles through the cache, loads. Owns
+/// NVRTC, cuBLASLt, both stores and the loaded modules. Use it on the thread of its context.
+///
+/// Lookup of a problem, its dynamic fields rounded up to powers of two (bucket()):
+///   1. a record of this GPU (fingerprint) whose template text is unchanged and whose config is
+///      legal;
+///   2. else such a record that was imported, or made on the same model of GPU under another driver
+///      or power limit: its kernel must first pass the correctness gate here, and is then recorded
+///      as this GPU's own;
+///   3. else the family's default, which works for every supported problem.
+class KernelLibrary {
+ public:
+  /// `context` must outlive the library. Throws DeviceError if NVRTC is missing, InputError if the
+  /// cache folder cannot serve. Without cuBLASLt, configs that name its routines are passed over.
+  KernelLibrary(const Context& context, FamilyRegistry families, KernelLibraryOptions options);
+
+  /// The same problem costs nothing the second time. Throws InputError for an unknown family or an
+  /// unsupported problem, CompileError.
+  ReadyKernel get(std::string_view family, const Params& problem);
+  /// Compiles what these problems need and the cache lacks, in parallel; get() is then quick.
+  /// Throws CompileError if one fails.
+  void prepare(std::span<const KernelRequest> requests);
+  /// A given config, whatever is recorded.
+  ReadyKernel load(const Family& family, const Params& problem, const Params& config);
+  ReadyKernel load(const Family& family, const Params& problem, const Params& config,
+                   const CompiledKernel& compiled);
+
+  /// Why `config` cannot be used here, or nothing: the family's reasons, and absence of a library.
+  std::optional<std::string> refusal(const Family& family, const Params& problem,
+                                     const Params& config);
+  /// The family's first candidate that can be used here. Throws InputError if there is none.
+  Params default_config(const Family& family, const Params& problem);
+  /// A record that get() would use without a further look: of this GPU, up to date, gated.
+  std::optional<TuningRecord> valid_record(const Family& family, const Params& problem);
+  /// Configs recorded for this problem that are no valid record: of other GPUs, of older templates,
+  /// imported. Starting points for the tuner; legal here, most trusted first.
+  std::vector<Params> seeds(const Family& family, const Params& problem);
+  /// Keeps a result; get() serves it from now on.
+  void record(const TuningRecord& record);
+
+  const Context& context() const { return context_; }
+  const Arch& arch() const { return arch_; }
+  const FamilyRegistry& families() const { return families_; }
+  const Nvrtc& nvrtc() const { return nvrtc_; }
+  ImageStore& images() { return images_; }
+  const RecordStore& records() const { return records_; }
+  const KernelCounts& counts() const { return counts_; }
+  /// Notes what a compile farm of the caller's did.
+  void count(const CompiledKernel& compiled);
+  /// A farm on this library's NVRTC and image store.
+  CompileFarm make_farm() const;
+
+ private:
+  CublasLt* cublas();
+  std::shared_ptr<const Module> module_of(const CompiledKernel& compiled);
+  ReadyKernel make(const Family& family, const Params& problem, const Params& config,
+                   std::optional<TuningRecord> record);
+  std::optional<TuningRecord> find_record(const Family& family, const Params& problem);
+  std::optional<TuningRecord> adopt(const Family& family, const Params& problem);
+
+  const Context& context_;
+  Arch arch_;
+  FamilyRegistry families_;
+  KernelLibraryOptions options_;
+  Nvrtc nvrtc_;
+  mutable ImageStore images_;
+  RecordStore records_;
+  std::vector<TuningRecord> foreign_;  // records of other fingerprints
+  std::unique_ptr<CublasLt> cublas_;
+  bool cublas_tried_ = false;
+
+  struct Loaded {
+    std::shared_ptr<const Module> module;
+    ResourceReport report;
+  };
+  std::map<std::string, Loaded> modules_;     // by image key
+  std::map<std::string, ReadyKernel> ready_;  // by family and bucketed problem
+  KernelCounts counts_;
+};
+
+/// True if both fingerprints name the same model of GPU: all is equal but driver and power limit.
+bool same_model(const ordered_json& a, const ordered_json& b);
+
+}  // namespace quern

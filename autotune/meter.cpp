@@ -1,0 +1,92 @@
+#include "autotune/meter.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "runtime/base/error.h"
+
+namespace quern {
+namespace {
+
+constexpr std::size_t kMaxNodes = 2048;
+constexpr std::size_t kMaxMemory = std::size_t{8} << 30;
+constexpr double kWarmUpUs = 5000;  // replays longer than this need no warm-up before a sample
+
+}  // namespace
+
+Meter::Meter(const Context& context, Gate& gate, const Stream& stream)
+    : gate_(gate), stream_(stream) {
+  const std::size_t set_bytes = OperandSet::size_bytes(gate.specs());
+  const auto l2_bytes = static_cast<std::size_t>(std::max(0L, context.device().l2_bytes));
+  const std::size_t cold = 2 * l2_bytes / set_bytes + 1;
+  const std::size_t affordable = std::min(context.free_bytes() / 2, kMaxMemory) / set_bytes;
+  for (std::size_t i = 1; i < std::min({cold, kMaxSets, 1 + affordable}); ++i) {
+    try {
+      more_.emplace_back(gate.specs());
+    } catch (const OutOfMemoryError&) {
+      break;  // free memory may be in pieces
+    }
+    more_.back().copy_from(gate.operands(), stream_);
+  }
+  stream_.synchronize();
+}
+
+Meter::Replay Meter::capture(const ReadyKernel& kernel, std::size_t num_nodes) {
+  gate_.workspace().reserve(kernel.workspace_bytes(gate_.problem()), stream_);
+  const Graph graph = Graph::capture(stream_, [&] {
+    for (std::size_t i = 0; i < num_nodes; ++i) {
+      const std::size_t set = i % num_sets();
+      kernel.enqueue(stream_, gate_.problem(),
+                     set == 0 ? gate_.operands().addresses() : more_[set - 1].addresses(),
+                     gate_.workspace());
+    }
+  });
+  return {GraphExec(graph), num_nodes, 0};
+}
+
+double Meter::time_us(const Replay& replay) {
+  const Event start, end;
+  replay.graph.launch(stream_);
+  start.record(stream_);
+  replay.graph.launch(stream_);
+  end.record(stream_);
+  end.synchronize();
+  return end.us_since(start);
+}
+
+Meter::Replay& Meter::replay_of(std::size_t id, const ReadyKernel& kernel) {
+  if (const auto found = replays_.find(id); found != replays_.end()) return found->second;
+  Replay replay = capture(kernel, num_sets());
+  replay.us = time_us(replay);
+  const auto rounds = static_cast<std::size_t>(
+      std::clamp(std::ceil(kReplayUs / std::max(replay.us, 1e-3)), 1.0, 1e6));
+  // Whole rounds, so that one replay leaves the cache as the next one finds it.
+  const std::size_t wanted =
+      num_sets() * std::min(rounds, std::max<std::size_t>(1, kMaxNodes / num_sets()));
+  if (wanted > replay.num_nodes) {
+    const double us_per_node = replay.us / static_cast<double>(replay.num_nodes);
+    replay = capture(kernel, wanted);
+    replay.us = us_per_node * static_cast<double>(wanted);
+  }
+  return replays_.emplace(id, std::move(replay)).first->second;
+}
+
+void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
+                    std::vector<double>& samples_us) {
+  const Replay& replay = replay_of(id, kernel);
+  // Everything is enqueued at once: with the device busy from the first replay on, no event waits
+  // for the host.
+  std::vector<Event> events(static_cast<std::size_t>(num_samples) + 1);
+  if (replay.us < kWarmUpUs) replay.graph.launch(stream_);
+  events.front().record(stream_);
+  for (std::size_t i = 1; i < events.size(); ++i) {
+    replay.graph.launch(stream_);
+    events[i].record(stream_);
+  }
+  events.back().synchronize();
+  for (std::size_t i = 1; i < events.size(); ++i)
+    samples_us.push_back(static_cast<double>(events[i].us_since(events[i - 1])) /
+                         static_cast<double>(replay.num_nodes));
+}
+
+}  // namespace quern

@@ -1,0 +1,46 @@
+#pragma once
+#include <cstddef>
+#include <map>
+#include <vector>
+
+#include "autotune/gate.h"
+#include "runtime/graph.h"
+
+namespace quern {
+
+/// Times kernels of one problem as they run in a model: as nodes of a replayed graph, operands not
+/// in the L2 cache. The nodes go round enough operand sets that everybody else's bytes between two
+/// uses of a set exceed twice the L2, or as many as memory and kMaxSets allow (small activations
+/// stay warm, as they do behind the kernel that made them), and there are enough of them for a
+/// replay to last kReplayUs.
+class Meter {
+ public:
+  static constexpr std::size_t kMaxSets = 256;
+  static constexpr double kReplayUs = 250;
+
+  /// Uses the gate's operands and workspace, and sets beside them.
+  Meter(const Context& context, Gate& gate, const Stream& stream);
+
+  /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay. `id`
+  /// names the kernel, whose graph is kept. Throws CudaError.
+  void measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
+               std::vector<double>& samples_us);
+  std::size_t num_sets() const { return 1 + more_.size(); }
+
+ private:
+  struct Replay {
+    GraphExec graph;
+    std::size_t num_nodes = 0;
+    double us = 0;  // a replay's, roughly
+  };
+  Replay& replay_of(std::size_t id, const ReadyKernel& kernel);
+  Replay capture(const ReadyKernel& kernel, std::size_t num_nodes);
+  double time_us(const Replay& replay);
+
+  Gate& gate_;
+  const Stream& stream_;
+  std::vector<OperandSet> more_;  // besides the gate's own
+  std::map<std::size_t, Replay> replays_;
+};
+
+}  // namespace quern

@@ -1,0 +1,214 @@
+#include "autotune/operands.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+
+#include "runtime/base/half.h"
+
+namespace quern {
+namespace {
+
+constexpr std::size_t kMaxPeriod = 1048573;  // elements; the largest prime below 2^20
+
+bool is_float(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+    case DType::f16:
+    case DType::bf16:
+    case DType::f64:
+    case DType::e4m3:
+    case DType::e5m2:
+      return true;
+    default:
+      return false;
+  }
+}
+
+/// Value of an 8-bit float (OCP 8-bit Floating Point Specification, revision 1.0). E4M3 has no
+/// infinity and one NaN; E5M2 is the upper half of an f16.
+float fp8_to_f32(DType dtype, std::uint8_t bits) {
+  if (dtype == DType::e5m2) return f16_to_f32(static_cast<std::uint16_t>(bits << 8));
+  const int exponent = (bits >> 3) & 15, mantissa = bits & 7;
+  float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
+                                  : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
+  if (exponent == 15 && mantissa == 7) magnitude = std::numeric_limits<float>::quiet_NaN();
+  return (bits & 0x80) ? -magnitude : magnitude;
+}
+
+/// The nearest finite 8-bit float; values out of range become the largest.
+std::uint8_t f32_to_fp8(DType dtype, float value) {
+  const unsigned num_finite = dtype == DType::e4m3 ? 127 : 124;  // magnitudes ascend with the bits
+  std::array<float, 127> table;
+  for (unsigned i = 0; i < num_finite; ++i)
+    table[i] = fp8_to_f32(dtype, static_cast<std::uint8_t>(i));
+  const float magnitude = std::fabs(value);
+  unsigned at = static_cast<unsigned>(
+      std::lower_bound(table.begin(), table.begin() + num_finite, magnitude) - table.begin());
+  at = std::min(at, num_finite - 1);
+  if (at > 0 && magnitude - table[at - 1] < table[at] - magnitude) --at;
+  return static_cast<std::uint8_t>(at | (std::signbit(value) ? 0x80u : 0u));
+}
+
+template <class T>
+void store(std::byte* data, std::size_t index, T value) {
+  std::memcpy(data + index * sizeof(T), &value, sizeof(T));
+}
+
+template <class T>
+T fetch(const std::byte* data, std::size_t index) {
+  T value;
+  std::memcpy(&value, data + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+void store_float(DType dtype, std::byte* data, std::size_t i, float value) {
+  switch (dtype) {
+    case DType::f32:
+      return store(data, i, value);
+    case DType::f64:
+      return store(data, i, static_cast<double>(value));
+    case DType::f16:
+      return store(data, i, f32_to_f16(value));
+    case DType::bf16:
+      return store(data, i, f32_to_bf16(value));
+    default:
+      return store(data, i, f32_to_fp8(dtype, value));
+  }
+}
+
+void store_integer(DType dtype, std::byte* data, std::size_t i, std::int32_t value) {
+  switch (dtype) {
+    case DType::i64:
+      return store(data, i, static_cast<std::int64_t>(value));
+    case DType::i32:
+      return store(data, i, value);
+    case DType::i16:
+      return store(data, i, static_cast<std::int16_t>(value));
+    default:
+      return store(data, i, static_cast<std::int8_t>(value));
+  }
+}
+
+std::string coordinate(const OperandSpec& spec, std::size_t index) {
+  std::string text;
+  for (auto axis = spec.shape.rbegin(); axis != spec.shape.rend(); ++axis) {
+    const auto extent = static_cast<std::size_t>(*axis);
+    text = fmt::format("{}{}{}", index % extent, text.empty() ? "" : ", ", text);
+    index /= extent;
+  }
+  return fmt::format("{}[{}]", spec.name, text);
+}
+
+}  // namespace
+
+std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t seed) {
+  const std::size_t count = spec.num_elements();
+  std::mt19937_64 random(seed);
+  if (!spec.values.empty()) {
+    if (spec.values.size() != count || is_float(spec.dtype) || spec.dtype == DType::i4)
+      throw InputError(fmt::format("the values of operand '{}' do not fit its shape", spec.name));
+    std::vector<std::byte> bytes(spec.size_bytes());
+    for (std::size_t i = 0; i < count; ++i)
+      store_integer(spec.dtype, bytes.data(), i, spec.values[i]);
+    return bytes;
+  }
+  const std::size_t period = std::min(count, kMaxPeriod);
+  std::vector<std::byte> bytes(bytes_for(spec.dtype, period));
+  if (is_float(spec.dtype)) {
+    std::normal_distribution<float> normal(0.0f, static_cast<float>(spec.stddev));
+    for (std::size_t i = 0; i < period; ++i)
+      store_float(spec.dtype, bytes.data(), i, normal(random));
+  } else {
+    const auto mask = static_cast<std::uint8_t>(spec.dtype == DType::boolean ? 1 : 255);
+    for (std::byte& byte : bytes) byte = static_cast<std::byte>(random() & mask);
+  }
+  return bytes;
+}
+
+std::vector<std::byte> repeat_to(const std::vector<std::byte>& contents, std::size_t bytes) {
+  std::vector<std::byte> out(bytes);
+  for (std::size_t done = 0; done < bytes; done += contents.size())
+    std::memcpy(out.data() + done, contents.data(), std::min(contents.size(), bytes - done));
+  return out;
+}
+
+double element(DType dtype, const std::byte* data, std::size_t index) {
+  switch (dtype) {
+    case DType::f32:
+      return fetch<float>(data, index);
+    case DType::f64:
+      return fetch<double>(data, index);
+    case DType::f16:
+      return f16_to_f32(fetch<std::uint16_t>(data, index));
+    case DType::bf16:
+      return bf16_to_f32(fetch<std::uint16_t>(data, index));
+    case DType::e4m3:
+    case DType::e5m2:
+      return fp8_to_f32(dtype, fetch<std::uint8_t>(data, index));
+    case DType::i64:
+      return static_cast<double>(fetch<std::int64_t>(data, index));
+    case DType::i32:
+      return fetch<std::int32_t>(data, index);
+    case DType::i16:
+      return fetch<std::int16_t>(data, index);
+    case DType::i8:
+      return fetch<std::int8_t>(data, index);
+    case DType::u8:
+    case DType::boolean:
+      return fetch<std::uint8_t>(data, index);
+    case DType::i4: {
+      const unsigned nibble = (fetch<std::uint8_t>(data, index / 2) >> (4 * (index % 2))) & 15u;
+      return nibble < 8 ? nibble : static_cast<double>(nibble) - 16;
+    }
+  }
+  return 0;
+}
+
+Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
+                          const std::vector<std::byte>& reference, const Tolerance& tolerance) {
+  const Tolerance bound = is_float(spec.dtype) ? tolerance : Tolerance{};
+  Comparison result;
+  std::size_t worst = 0;
+  for (std::size_t i = 0; i < spec.num_elements(); ++i) {
+    const double got = element(spec.dtype, out.data(), i);
+    const double wanted = element(spec.dtype, reference.data(), i);
+    const double off = std::fabs(got - wanted);
+    double error = 0;
+    if (std::isnan(off))
+      error = std::numeric_limits<double>::infinity();
+    else if (off > 0)
+      error = off / (bound.abs + bound.rel * std::fabs(wanted));
+    if (error > result.error) {
+      result.error = error;
+      worst = i;
+    }
+  }
+  if (result.error > 1)
+    result.complaint = fmt::format("{} is {:g} instead of {:g}", coordinate(spec, worst),
+                                   element(spec.dtype, out.data(), worst),
+                                   element(spec.dtype, reference.data(), worst));
+  return result;
+}
+
+std::optional<Params> odd_problem(const Family& family, const Params& problem, const Arch& arch) {
+  Params odd = problem;
+  for (const std::string& field : family.dynamic_fields())
+    if (const auto value = odd.find(field); value != odd.end() && value->is_number_integer())
+      if (const auto n = value->get<std::int64_t>(); n > 1 && n % 2 == 0) *value = n - 1;
+  if (odd == problem) return std::nullopt;
+  try {
+    if (family.unsupported(odd, arch)) return std::nullopt;
+    family.operands(odd);
+  } catch (const InputError&) {
+    return std::nullopt;
+  }
+  return odd;
+}
+
+}  // namespace quern

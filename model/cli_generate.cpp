@@ -1,0 +1,211 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "model/cli.h"
+#include "model/cli_tune.h"
+#include "model/table.h"
+#include "runtime/base/error.h"
+#include "runtime/base/file.h"
+
+namespace quern::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt, system;
+  std::vector<std::int32_t> prompt_ids;
+  bool chat = false;
+  int max_new_tokens = 128;
+  SamplingParams sampling;
+};
+
+void add_sampling(CLI::App& command, Options& options) {
+  command.add_option("-n", options.max_new_tokens, "tokens to generate at most")
+      ->check(CLI::Range(1, 1 << 26))
+      ->capture_default_str();
+  command.add_option("--temperature", options.sampling.temperature, "0 = always the most likely token")
+      ->check(CLI::Range(0.0, 100.0));
+  command.add_option("--top-k", options.sampling.top_k, "0 = off")->check(CLI::Range(0, 1 << 26));
+  command.add_option("--top-p", options.sampling.top_p, "1 = off")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--min-p", options.sampling.min_p, "0 = off")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--seed", options.sampling.seed, "of the random numbers");
+}
+
+/// Engine options with weight loading shown on stderr.
+EngineOptions with_progress(const Common& common, const std::string& model, ProgressLine& line) {
+  EngineOptions options = engine_options(common, model);
+  options.progress = [&line](std::string_view what, double done, double total) {
+    line.update(fmt::format("loading {} {:.1f} of {:.1f} GB", what, done / 1e9, total / 1e9));
+  };
+  return options;
+}
+
+std::vector<std::int32_t> prompt_of(const Engine& engine, const Options& options,
+                                    const std::string& text) {
+  if (!options.prompt_ids.empty()) return options.prompt_ids;
+  if (!options.chat) return engine.tokenizer().encode(text);
+  std::vector<ChatMessage> messages;
+  if (!options.system.empty()) messages.push_back({"system", options.system});
+  messages.push_back({"user", text});
+  return encode_chat(engine.tokenizer(), messages);
+}
+
+std::size_t compiled_count(Engine& engine) {
+  return engine.gpu() ? engine.gpu()->kernels().counts().compiled : 0;
+}
+
+void show_kernels(const Common& common, Engine& engine) {
+  if (!common.verbose || !engine.gpu_model()) return;
+  for (const std::string& line : engine.gpu_model()->describe(1)) fmt::print(stderr, "{}\n", line);
+}
+
+ordered_json generation_json(Engine& engine, const Generation& g) {
+  return {{"prompt_ids", g.prompt_ids},
+          {"output_ids", g.output_ids},
+          {"text", g.text},
+          {"finish_reason", g.finish_reason},
+          {"tokens_per_second", g.tokens_per_second()},
+          {"prefill_seconds", g.prefill_seconds},
+          {"decode_seconds", g.decode_seconds},
+          {"device", engine.device_name()},
+          {"compiled", compiled_count(engine)},
+          {"tuned", engine.gpu() ? engine.gpu()->kernels().counts().tuned : 0},
+          {"defaulted", engine.gpu() ? engine.gpu()->kernels().counts().defaulted : 0}};
+}
+
+bool print_text(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+  return true;
+}
+
+void run_run(const Common& common, const Options& options) {
+  if (options.prompt.empty() && options.prompt_ids.empty())
+    throw InputError("there is no prompt: give --prompt or --prompt-ids");
+  if (options.chat && !options.prompt_ids.empty())
+    throw InputError("--chat lays out text: it does not go with --prompt-ids");
+  ProgressLine line(common);
+  Engine engine(with_progress(common, options.model, line));
+  line.clear();
+  show_kernels(common, engine);
+  const auto prompt = prompt_of(engine, options, options.prompt);
+  const GenerateOptions generate{options.max_new_tokens, options.sampling};
+  if (common.json) {
+    print_json(generation_json(engine, engine.generate(prompt, generate)));
+    return;
+  }
+  if (!options.chat) print_text(options.prompt);
+  const Generation g = engine.generate(prompt, generate, print_text);
+  fmt::print("\n");
+  std::fflush(stdout);
+  std::string kernels;
+  if (engine.gpu()) {
+    const KernelCounts& counts = engine.gpu()->kernels().counts();
+    kernels = fmt::format("; {} kernels compiled, {} from the cache; {} problems tuned, {} on defaults",
+                          counts.compiled, counts.image_hits, counts.tuned, counts.defaulted);
+  }
+  fmt::print(stderr, "{}: {} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s ({}){}\n",
+             engine.device_name(), g.prompt_ids.size(), g.prefill_seconds, g.output_ids.size(),
+             g.tokens_per_second(), g.finish_reason, kernels);
+}
+
+/// The main job in one command: tune what is untuned, capture, answer, and account for it.
+void run_demo(const Common& common, const Options& options) {
+  ProgressLine line(common);
+  EngineOptions engine_options = with_progress(common, options.model, line);
+  engine_options.strict = false;
+  std::size_t tuned_now = 0, compiled_by_tuner = 0;
+  Engine engine(engine_options);
+  line.clear();
+  fmt::print("model   {}\n", engine_options.model.string());
+  if (engine.gpu()) {
+    const DeviceInfo& d = engine.gpu()->context().device();
+    fmt::print("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
+               static_cast<double>(d.memory_bytes) / 1e9);
+    const TuneReport report =
+        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, {64}), {});
+    for (const ProblemReport& p : report.problems)
+      tuned_now += p.outcome == ProblemReport::Outcome::tuned;
+    compiled_by_tuner = report.compiled;
+    fmt::print("tuning  {} problems, {} tuned now in {:.1f} s, {} kernels compiled\n",
+               report.problems.size(), tuned_now, report.seconds, report.compiled);
+  } else {
+    fmt::print("device  {}: {}\n", engine.device_name(),
+               common.device == "cpu" ? "as asked" : "no GPU here (" + driver_problem() + ")");
+  }
+  show_kernels(common, engine);
+
+  struct Prompt {
+    const char* text;
+    bool chat;
+  };
+  const Prompt prompts[] = {{"Once upon a time", false},
+                            {"What is 48 plus 49?", true},
+                            {"What is the capital of France?", true},
+                            {"What is the opposite of slow?", true}};
+  Table table({"prompt", "tokens", "first token ms", "tokens/s", "ms/token"});
+  double tokens = 0, seconds = 0;
+  for (const Prompt& p : prompts) {
+    Options one = options;
+    one.chat = p.chat;
+    fmt::print("\n> {}\n", p.text);
+    const Generation g = engine.generate(prompt_of(engine, one, p.text),
+                                         {options.max_new_tokens, options.sampling}, print_text);
+    fmt::print("\n");
+    const double rate = g.tokens_per_second();
+    table.add({p.text, std::to_string(g.output_ids.size()),
+               fmt::format("{:.1f}", g.prefill_seconds * 1e3),
+               rate > 0 ? fmt::format("{:.0f}", rate) : "-",
+               rate > 0 ? fmt::format("{:.3f}", 1e3 / rate) : "-"});
+    if (rate > 0) {
+      tokens += static_cast<double>(g.output_ids.size() - 1);
+      seconds += g.decode_seconds;
+    }
+  }
+  const double rate = seconds > 0 ? tokens / seconds : 0;
+  table.add({"all", fmt::format("{:.0f}", tokens), "", fmt::format("{:.0f}", rate),
+             rate > 0 ? fmt::format("{:.3f}", 1e3 / rate) : "-"});
+  fmt::print("\n{}", table.text());
+  if (!engine.gpu()) {
+    fmt::print("kernels: nothing to compile for CUDA or to tune on the CPU; the row kernels were "
+               "built by LLVM\n");
+    return;
+  }
+  const KernelCounts& counts = engine.gpu()->kernels().counts();
+  const double bytes = static_cast<double>(engine.gpu_model()->weights().bytes_per_step());
+  const double roof = engine.gpu()->read_roof();
+  fmt::print("memory:  {:.1f} GB/s of weights, {:.1f}% of the measured roof of {:.0f} GB/s\n",
+             bytes * rate / 1e9, 100 * bytes * rate / roof, roof / 1e9);
+  fmt::print("kernels: {} compiled, {} cache hits; {} problems served tuned ({} tuned now), {} on "
+             "defaults\n",
+             counts.compiled, counts.image_hits, counts.tuned, tuned_now, counts.defaulted);
+  if (counts.compiled + compiled_by_tuner == 0)
+    fmt::print("nothing was compiled: every kernel came from the cache\n");
+}
+
+}  // namespace
+
+void add_run(CLI::App& app, Common& common) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("run", "generate text");
+  command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
+  command->add_option("--prompt", options->prompt, "text to continue, or with --chat to answer");
+  command->add_option("--prompt-ids", options->prompt_ids, "token ids to continue")
+      ->delimiter(',')
+      ->excludes("--prompt");
+  command->add_flag("--chat", options->chat, "answer as the assistant");
+  command->add_option("--system", options->system, "system message for --chat");
+  add_sampling(*command, *options);
+  command->callback([&common, options] { run_run(common, *options); });
+}
+
+void add_demo(CLI::App& app, Common& common) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand(
+      "demo", "the main job: tune, capture, answer a few prompts, and account for it");
+  command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
+  add_sampling(*command, *options);
+  command->callback([&common, options] { run_demo(common, *options); });
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,164 @@
+#include <fmt/format.h>
+
+#include <set>
+
+#include "autotune/tuner.h"
+#include "compiler/compile_farm.h"
+#include "model/cli.h"
+#include "model/cli_tune.h"
+#include "model/forward.h"
+#include "model/gpu_session.h"
+#include "model/table.h"
+#include "runtime/base/error.h"
+#include "templates/embedded.h"
+
+namespace quern::cli {
+
+std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vector<int>& batches,
+                                       const std::vector<int>& prompts) {
+  std::vector<KernelRequest> requests;
+  for (const ModelProblem& p : model_problems(config, gpu_dtype(config), batches, prompts))
+    requests.push_back({p.family, p.problem});
+  return requests;
+}
+
+TuneReport tune_with_progress(const Common& common, GpuSession& session,
+                              const std::vector<KernelRequest>& requests, TuneOptions options) {
+  ProgressLine line(common);
+  options.progress = [&](const TuneProgress& progress) {
+    const ProblemReport& latest = progress.latest;
+    std::string text = fmt::format("tuning {}/{}  {} {}", progress.done, progress.total,
+                                   latest.family, to_text(latest.problem));
+    if (latest.outcome == ProblemReport::Outcome::tuned)
+      text += fmt::format("  {:.1f} us ({:.2f}x the default)", latest.record.median_us,
+                          latest.record.median_us > 0
+                              ? latest.record.default_us / latest.record.median_us
+                              : 0.0);
+    line.update(text);
+  };
+  return tune(session.kernels(), requests, options);
+}
+
+std::string tune_table(GpuSession& session, const TuneReport& report) {
+  Table table({"problem", "config", "us", "+-", "default us", "% of roof", "tried", "rejected",
+               "failed"});
+  const double roof = session.read_roof();
+  for (const ProblemReport& p : report.problems) {
+    const bool known = p.outcome == ProblemReport::Outcome::tuned ||
+                       p.outcome == ProblemReport::Outcome::recorded;
+    const Cost cost = session.kernels().families().at(p.family).cost(p.problem);
+    table.add({p.family + " " + to_text(p.problem),
+               known ? to_text(p.record.config) : fmt::format("{}: {}", name(p.outcome), p.reason),
+               known ? fmt::format("{:.1f}", p.record.median_us) : "-",
+               known ? fmt::format("{:.1f}", p.record.spread_us) : "-",
+               known ? fmt::format("{:.1f}", p.record.default_us) : "-",
+               known && p.record.median_us > 0
+                   ? fmt::format("{:.0f}", 100 * cost.bytes / (p.record.median_us * 1e-6) / roof)
+                   : "-",
+               std::to_string(p.search.num_measured), std::to_string(p.search.num_rejected),
+               std::to_string(p.search.num_failed)});
+  }
+  return table.text();
+}
+
+namespace {
+
+struct Options {
+  std::string model;
+  double budget = 0;
+  std::vector<int> batches = {1, 16};
+  std::vector<int> prompts = {512};
+  bool force = false;
+  std::vector<std::string> archs;
+};
+
+void run_tune(const Common& common, const Options& options) {
+  if (common.device == "cpu")
+    throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
+  const ModelConfig config = load_config(model_folder(common, options.model));
+  const int ordinal = common.device == "auto" ? 0 : std::stoi(common.device);
+  GpuSession session({ordinal, cache_root(common), common.library_dirs,
+                      engine_options(common, options.model).templates});
+  TuneOptions tuning;
+  tuning.force = options.force;
+  tuning.budget_seconds = options.budget;
+  const TuneReport report = tune_with_progress(
+      common, session, requests_of(config, options.batches, options.prompts), tuning);
+  if (common.json) {
+    print_json(to_json(report));
+    return;
+  }
+  fmt::print("{}", tune_table(session, report));
+  fmt::print("{} problems, {} kernels compiled, {} candidates measured, {} rejected, {} failed, "
+             "{:.1f} s; records are in {}\n",
+             report.problems.size(), report.compiled, report.measured, report.rejected,
+             report.failed, report.seconds, cache_root(common).string());
+}
+
+/// Builds every image that a model's defaults need, for GPUs that need not be here.
+void run_compile(const Common& common, const Options& options) {
+  const ModelConfig config = load_config(model_folder(common, options.model));
+  const FamilyRegistry families =
+      FamilyRegistry::shipped(template_files(engine_options(common, options.model).templates));
+  const Nvrtc nvrtc(common.library_dirs);
+  ImageStore images(cache_root(common));
+  CompileFarm farm(nvrtc, &images, families.templates());
+  std::size_t submitted = 0;
+  for (const std::string& name : options.archs) {
+    const Arch arch = parse_arch(name);
+    for (const KernelRequest& r : requests_of(config, options.batches, options.prompts)) {
+      const Family& family = families.at(r.family);
+      const Params problem = bucketed(family, r.problem);
+      for (const Params& candidate : family.candidates(problem, arch)) {
+        if (family.is_library(candidate)) continue;
+        farm.submit(compile_request(family, problem, candidate, arch));
+        ++submitted;
+        break;
+      }
+    }
+  }
+  ProgressLine line(common);
+  std::size_t done = 0;
+  std::vector<std::string> failures;
+  while (const auto outcome = farm.next()) {
+    line.update(fmt::format("compiling {}/{}", ++done, submitted));
+    if (!outcome->kernel) failures.push_back(outcome->error);
+  }
+  const CompileCounts counts = farm.counts();
+  if (common.json)
+    print_json({{"images", counts.compiled + counts.from_cache}, {"compiled", counts.compiled},
+                {"failed", counts.failed}, {"failures", failures}});
+  else
+    fmt::print("{} images ready ({} compiled now), {} failed\n",
+               counts.compiled + counts.from_cache, counts.compiled, counts.failed);
+  if (!failures.empty()) throw Error(failures.front());
+}
+
+}  // namespace
+
+void add_tune(CLI::App& app, Common& common) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("tune", "find the fastest kernels for a model on this GPU");
+  command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
+  command->add_option("--budget", options->budget, "seconds; 0 = until done")
+      ->check(CLI::Range(0.0, 1e6));
+  command->add_option("--batch", options->batches, "batch sizes to tune decode for")
+      ->delimiter(',')->check(CLI::Range(1, 1024))->capture_default_str();
+  command->add_option("--prompt", options->prompts, "prompt lengths to tune prefill for")
+      ->delimiter(',')->check(CLI::Range(1, 1 << 20))->capture_default_str();
+  command->add_flag("--force", options->force, "measure again what has been measured");
+  command->callback([&common, options] { run_tune(common, *options); });
+}
+
+void add_compile(CLI::App& app, Common& common) {
+  const auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("compile", "compile a model's kernels for GPUs that need not be here");
+  command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
+  command->add_option("--arch", options->archs, "sm_80,sm_90a,...")->delimiter(',')->required();
+  command->add_option("--batch", options->batches)->delimiter(',')->check(CLI::Range(1, 1024));
+  command->add_option("--prompt", options->prompts)->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  command->callback([&common, options] { run_compile(common, *options); });
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,81 @@
+#pragma once
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/backend.h"
+#include "model/chat_template.h"
+#include "model/config.h"
+#include "model/sampling.h"
+#include "model/tokenizer.h"
+
+namespace quern {
+
+class GpuModel;
+class GpuSession;
+
+struct EngineOptions {
+  std::filesystem::path model;                     // Hugging Face folder
+  std::string device = "auto";                     // GPU number, "cpu", or "auto": GPU 0 if any
+  std::filesystem::path cache;                     // of kernels and tuning records
+  std::vector<std::string> library_dirs;           // searched first for NVIDIA's libraries
+  std::optional<std::filesystem::path> templates;  // instead of the embedded ones
+  int max_context = 0;                             // tokens a sequence may hold; 0: the model's
+  bool strict = false;                             // refuse kernels that were never tuned
+  /// Told of slow things as they happen: "weights", done, total.
+  std::function<void(std::string_view what, double done, double total)> progress;
+};
+
+struct GenerateOptions {
+  int max_new_tokens = 128;
+  SamplingParams sampling;
+};
+
+struct Generation {
+  std::vector<std::int32_t> prompt_ids, output_ids;
+  std::string text;
+  std::string finish_reason;      // "stop" (a stop token), "length", "context" or "cancelled"
+  double prefill_seconds = 0;     // until the first token
+  double decode_seconds = 0;      // all further ones
+  /// Of the tokens after the first; 0 where there is only one.
+  double tokens_per_second() const;
+};
+
+/// A model opened for use on one device: the library's front door. Not thread-safe; a GPU's engine
+/// is used on the thread that made it.
+class Engine {
+ public:
+  /// Throws InputError for a bad model folder, DeviceError if the device asked for is missing.
+  explicit Engine(const EngineOptions& options);
+  ~Engine();
+
+  const ModelConfig& config() const { return config_; }
+  const Tokenizer& tokenizer() const { return *tokenizer_; }
+  Backend& backend() { return *backend_; }
+  /// "CPU, 16 threads" or "NVIDIA H200".
+  std::string device_name() const;
+  /// nullptr on the CPU.
+  GpuSession* gpu() { return session_.get(); }
+  GpuModel* gpu_model();
+
+  /// Continues a prompt. `on_text` gets text as it is generated, whole characters at a time, and
+  /// returns false to stop. Throws InputError if the prompt is empty, has ids out of range, or does
+  /// not fit the context.
+  Generation generate(std::span<const std::int32_t> prompt, const GenerateOptions& options,
+                      const std::function<bool(std::string_view)>& on_text = {});
+
+ private:
+  EngineOptions options_;
+  ModelConfig config_;
+  std::unique_ptr<Tokenizer> tokenizer_;
+  std::unique_ptr<GpuSession> session_;
+  std::unique_ptr<Backend> backend_;
+};
+
+}  // namespace quern
