@@ -164,11 +164,7 @@ class Checker {
           error(item.text, fmt::format("`{}` has axis {} twice", info.name, item.text));
         const auto found = std::find(axis_names_.begin(), axis_names_.end(), item.text);
         dimension.axis = static_cast<int>(found - axis_names_.begin());
-        if (found == axis_names_.end()) {
-          axis_names_.push_back(item.text);
-          if (names_.count(item.text))
-            error(item.text, fmt::format("`{}` is already the name of a parameter", item.text));
-        }
+        if (found == axis_names_.end()) axis_names_.push_back(item.text);
         info.axes.emplace_back(item.text);
       }
       layout.push_back(dimension);
@@ -208,6 +204,9 @@ class Checker {
   /// Numbers the axes so that every operand has them in the same order; ties go by appearance.
   void order_axes() {
     const std::size_t count = axis_names_.size();
+    for (const std::string_view axis : axis_names_)
+      if (names_.count(axis))
+        error(axis, fmt::format("`{}` is also the name of a parameter", axis));
     if (count == 0) return error(source_.name, "no operand has a named axis");
     std::vector<int> rank(count, -1);
     std::vector<int> order;

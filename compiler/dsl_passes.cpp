@@ -40,6 +40,9 @@ Passes plan_passes(const Tree& tree, bool keep) {
       if (needed[n] && !folds && !out.along_last[n] && level[n] == p)
         pass.row_nodes.push_back(static_cast<int>(n));
     }
+    if (keep && p == 0)  // latency: no load waits for a reduction
+      for (std::size_t n = 0; n < count; ++n)
+        if (needed[n] && out.along_last[n] && tree.nodes[n].op == Op::load) wanted[n] = true;
     if (p == last)
       for (const Store& store : tree.stores)
         if (out.along_last[at(store.value)]) wanted[at(store.value)] = true;

@@ -22,8 +22,9 @@ struct Passes {
   std::vector<int> kept;         // nodes that later passes reuse; empty unless asked for
 };
 
-/// `keep`: values that several passes need are computed once and kept (registers of a GPU thread);
-/// otherwise each pass computes them again from memory.
+/// `keep`: the first pass loads all that the row needs, and values that several passes need are
+/// computed once and kept (in registers of a GPU thread); otherwise each pass computes what it
+/// needs from memory.
 Passes plan_passes(const Tree& tree, bool keep);
 
 }  // namespace quern::dsl
