@@ -11,25 +11,21 @@ namespace quern {
 ///   out (out)    [batch, num_heads * head_dim]
 /// One launch serves every kv_len up to what the block table holds: lengths are read on the device.
 struct DecodeAttentionProblem {
-  int batch = 1;         // dynamic
-  int max_blocks = 16;   // dynamic
-  int num_pages = 16;    // dynamic
+  int batch = 1;          // dynamic
+  int max_blocks = 16;    // dynamic
+  int num_pages = 16;     // dynamic
   int max_kv_len = 1024;  // dynamic: longest kv_len to expect; sets how many splits are worthwhile
   int num_heads = 32, num_kv_heads = 8, head_dim = 128, page_size = 64;
   int window = 0;  // positions that a query sees, itself included; 0 = all
   DType dtype = DType::bf16;
   static constexpr auto fields() {
     using P = DecodeAttentionProblem;
-    return std::tuple{std::pair{"batch", &P::batch},
-                      std::pair{"max_blocks", &P::max_blocks},
-                      std::pair{"num_pages", &P::num_pages},
-                      std::pair{"max_kv_len", &P::max_kv_len},
-                      std::pair{"num_heads", &P::num_heads},
-                      std::pair{"num_kv_heads", &P::num_kv_heads},
-                      std::pair{"head_dim", &P::head_dim},
-                      std::pair{"page_size", &P::page_size},
-                      std::pair{"window", &P::window},
-                      std::pair{"dtype", &P::dtype}};
+    return std::tuple{
+        std::pair{"batch", &P::batch},         std::pair{"max_blocks", &P::max_blocks},
+        std::pair{"num_pages", &P::num_pages}, std::pair{"max_kv_len", &P::max_kv_len},
+        std::pair{"num_heads", &P::num_heads}, std::pair{"num_kv_heads", &P::num_kv_heads},
+        std::pair{"head_dim", &P::head_dim},   std::pair{"page_size", &P::page_size},
+        std::pair{"window", &P::window},       std::pair{"dtype", &P::dtype}};
   }
 };
 

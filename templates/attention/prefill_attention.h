@@ -3,8 +3,8 @@
 
 namespace quern {
 
-/// Causal attention of a ragged batch of new tokens over the paged cache, which holds their keys and
-/// values already. Operands:
+/// Causal attention of a ragged batch of new tokens over the paged cache, which holds their keys
+/// and values already. Operands:
 ///   q            [num_tokens, num_heads * head_dim]
 ///   k_cache, v_cache  [num_pages, num_kv_heads, page_size, head_dim]
 ///   block_table  i32 [batch, max_blocks]
@@ -41,9 +41,9 @@ struct PrefillAttentionProblem {
 struct PrefillAttentionConfig {
   std::string kernel = "mma";  // "mma", or "reference": the formula with plain loops
   int warps = 4;
-  int row_tiles = 1;  // m16 tiles of rows per warp
-  int tile_kv = 64;   // cache positions per tile
-  int stages = 2;     // tiles in flight
+  int row_tiles = 1;       // m16 tiles of rows per warp
+  int tile_kv = 64;        // cache positions per tile
+  int stages = 2;          // tiles in flight
   bool pack_group = true;  // rows are (query, head of a KV group) pairs rather than queries
   int blocks_per_sm = 1;   // register bound
   bool pdl = true;

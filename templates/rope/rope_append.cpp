@@ -124,8 +124,8 @@ std::vector<OperandSpec> RopeAppendFamily::operands(const Params& params) const 
   for (int s = 0; s < batch; ++s) {
     const int count = p.num_tokens / batch + (s < p.num_tokens % batch ? 1 : 0);
     if (count > room)
-      throw InputError(fmt::format(
-          "{} tokens of a sequence do not fit its share of {} positions", count, room));
+      throw InputError(
+          fmt::format("{} tokens of a sequence do not fit its share of {} positions", count, room));
     const auto start =
         static_cast<int>(std::min<std::int64_t>(room - count, p.page_size - 3 + 29 * s));
     for (int i = 0; i < count; ++i) {
@@ -161,11 +161,11 @@ std::vector<std::byte> RopeAppendFamily::pack_args(const Params& params, const P
                                                    std::uint64_t) const {
   const auto p = parse(params);
   require_operands(name(), a, 8);
-  return args_bytes(RopeAppendArgs{
-      device_pointer<const void>(a[0]), device_pointer<const float>(a[1]),
-      device_pointer<const int>(a[2]), device_pointer<const int>(a[3]),
-      device_pointer<const int>(a[4]), device_pointer(a[5]), device_pointer(a[6]),
-      device_pointer(a[7]), p.num_tokens, p.max_blocks});
+  return args_bytes(
+      RopeAppendArgs{device_pointer<const void>(a[0]), device_pointer<const float>(a[1]),
+                     device_pointer<const int>(a[2]), device_pointer<const int>(a[3]),
+                     device_pointer<const int>(a[4]), device_pointer(a[5]), device_pointer(a[6]),
+                     device_pointer(a[7]), p.num_tokens, p.max_blocks});
 }
 
 void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor> operands) const {
@@ -209,8 +209,7 @@ void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor>
 
 Cost RopeAppendFamily::cost(const Params& params) const {
   const auto p = parse(params);
-  const double elements =
-      double(p.num_tokens) * (p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
+  const double elements = double(p.num_tokens) * (p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
   const double table = double(std::min(p.num_tokens, p.max_positions)) * p.head_dim * 4;
   return {elements * 4 + table + double(p.num_tokens) * 8, elements * 3};
 }

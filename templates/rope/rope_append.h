@@ -13,25 +13,21 @@ namespace quern {
 ///   q_out (out)  [num_tokens, num_heads * head_dim]
 /// Pairs are (i, i + head_dim / 2).
 struct RopeAppendProblem {
-  int num_tokens = 1;      // dynamic
-  int batch = 1;           // dynamic
-  int max_blocks = 16;     // dynamic
-  int num_pages = 16;      // dynamic
+  int num_tokens = 1;        // dynamic
+  int batch = 1;             // dynamic
+  int max_blocks = 16;       // dynamic
+  int num_pages = 16;        // dynamic
   int max_positions = 1024;  // dynamic
   int num_heads = 32, num_kv_heads = 8, head_dim = 128, page_size = 64;
   DType dtype = DType::bf16;
   static constexpr auto fields() {
     using P = RopeAppendProblem;
-    return std::tuple{std::pair{"num_tokens", &P::num_tokens},
-                      std::pair{"batch", &P::batch},
-                      std::pair{"max_blocks", &P::max_blocks},
-                      std::pair{"num_pages", &P::num_pages},
-                      std::pair{"max_positions", &P::max_positions},
-                      std::pair{"num_heads", &P::num_heads},
-                      std::pair{"num_kv_heads", &P::num_kv_heads},
-                      std::pair{"head_dim", &P::head_dim},
-                      std::pair{"page_size", &P::page_size},
-                      std::pair{"dtype", &P::dtype}};
+    return std::tuple{
+        std::pair{"num_tokens", &P::num_tokens},       std::pair{"batch", &P::batch},
+        std::pair{"max_blocks", &P::max_blocks},       std::pair{"num_pages", &P::num_pages},
+        std::pair{"max_positions", &P::max_positions}, std::pair{"num_heads", &P::num_heads},
+        std::pair{"num_kv_heads", &P::num_kv_heads},   std::pair{"head_dim", &P::head_dim},
+        std::pair{"page_size", &P::page_size},         std::pair{"dtype", &P::dtype}};
   }
 };
 
