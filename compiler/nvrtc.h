@@ -60,7 +60,8 @@ class Nvrtc {
 };
 
 /// The text of `source` and, in order of first inclusion, of every header that it reaches, hashed
-/// with architecture, options and NVRTC version: the key of its image.
+/// with entry, architecture, options and NVRTC version: the key of its image. The name is for people
+/// and does not count.
 std::string image_key(const CompileRequest& request, const HeaderMap& headers,
                       const std::string& nvrtc_version);
 

@@ -9,8 +9,9 @@ namespace quern {
 /// Entry points of libcuda, resolved with dlopen at first use so that the binary starts without a
 /// driver. Names drop the `cu` prefix; signatures are those of cuda.h.
 struct Driver {
+// clang-format off
 #define QUERN_DRIVER_FUNCTIONS(X)                                                                \
-  X(GetErrorName) X(GetErrorString) X(DriverGetVersion) X(DeviceGetCount) X(DeviceGet)           \
+  X(Init) X(DriverGetVersion) X(GetErrorName) X(GetErrorString) X(DeviceGetCount) X(DeviceGet)   \
   X(DeviceGetName) X(DeviceGetUuid) X(DeviceGetAttribute) X(DeviceTotalMem)                      \
   X(DevicePrimaryCtxRetain) X(DevicePrimaryCtxRelease) X(CtxSetCurrent) X(CtxSynchronize)        \
   X(MemGetInfo) X(MemAlloc) X(MemFree) X(MemHostAlloc) X(MemFreeHost) X(MemHostGetDevicePointer) \
@@ -21,7 +22,8 @@ struct Driver {
   X(ModuleGetFunction) X(FuncSetAttribute) X(FuncGetAttribute)                                   \
   X(OccupancyMaxActiveBlocksPerMultiprocessor) X(LaunchKernelEx) X(GraphCreate) X(GraphDestroy)  \
   X(GraphAddKernelNode) X(GraphInstantiateWithFlags) X(GraphExecDestroy) X(GraphLaunch)          \
-  X(GraphUpload) X(GraphGetNodes) X(GraphExecKernelNodeSetParams) X(GetProcAddress)
+  X(GraphUpload) X(GraphGetNodes) X(GraphExecKernelNodeSetParams) X(GraphKernelNodeSetAttribute)
+// clang-format on
 #define QUERN_DECLARE(f) decltype(&cu##f) f = nullptr;
   QUERN_DRIVER_FUNCTIONS(QUERN_DECLARE)
 #undef QUERN_DECLARE

@@ -18,7 +18,8 @@ class Graph {
   /// before the exception travels on.
   static Graph capture(const Stream& stream, const std::function<void()>& body);
 
-  /// Appends a kernel node after `dependencies`; `args` is copied.
+  /// Appends a kernel node after `dependencies`; `args` is copied. The node starts when they have
+  /// finished, plan.pdl or not: programmatic edges come from capture alone.
   CUgraphNode add_kernel(CUfunction function, const LaunchPlan& plan, const void* args,
                          std::size_t args_bytes, const std::vector<CUgraphNode>& dependencies);
   std::size_t num_nodes() const;

@@ -12,6 +12,7 @@ namespace quern {
 class Stream;
 
 /// A device allocation (plain cuMemAlloc, 256-byte aligned). Throws OutOfMemoryError with sizes.
+/// Zero bytes allocate nothing and have address 0.
 class Buffer {
  public:
   Buffer() = default;
@@ -31,7 +32,7 @@ class Buffer {
   std::size_t bytes_ = 0;
 };
 
-/// Page-locked host memory that the device can read and write.
+/// Page-locked host memory that the device can read and write. Throws OutOfMemoryError.
 class PinnedBuffer {
  public:
   PinnedBuffer() = default;
@@ -66,7 +67,7 @@ class Arena {
   std::size_t used_ = 0;
 };
 
-// Asynchronous on `stream`; host memory must outlive the copy. copy_sync variants wait.
+// Asynchronous on `stream`; host memory must outlive the copy. Zero bytes are nothing to do.
 void copy_to_device(CUdeviceptr to, const void* from, std::size_t bytes, const Stream& stream);
 void copy_to_host(void* to, CUdeviceptr from, std::size_t bytes, const Stream& stream);
 void copy_on_device(CUdeviceptr to, CUdeviceptr from, std::size_t bytes, const Stream& stream);

@@ -26,6 +26,10 @@ class Module {
   Unique<CUmodule, Unload> handle_;
 };
 
+/// Gives the function what the plan needs beyond the defaults: more than 48 KB of dynamic shared
+/// memory, clusters of more than 8 blocks. launch() and Graph::add_kernel() do this themselves.
+void prepare(CUfunction function, const LaunchPlan& plan);
+
 /// Launches a kernel whose one parameter is a struct passed by value: `args` points to `args_bytes`
 /// bytes that are copied before return. Raises the dynamic shared memory limit where the plan asks
 /// for more than 48 KB. With `plan.pdl` the launch carries programmatic stream serialization, which

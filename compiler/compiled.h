@@ -1,0 +1,22 @@
+#pragma once
+#include <string>
+
+#include "cache/image_store.h"
+#include "compiler/nvrtc.h"
+
+namespace quern {
+
+/// A kernel ready to load, and where it came from.
+struct CompiledKernel {
+  std::string key;  // image_key() of the request
+  KernelImage image;
+  bool from_cache = false;
+};
+
+/// The image of `request`: from `store` if it holds one that is intact, else compiled and stored.
+/// `store` may be nullptr. A store that cannot be written is logged as a warning and costs only the
+/// next run's time. May be called from several threads at once. Throws CompileError.
+CompiledKernel compile_cached(const Nvrtc& nvrtc, ImageStore* store, const CompileRequest& request,
+                              const HeaderMap& headers);
+
+}  // namespace quern
