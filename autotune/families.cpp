@@ -1,10 +1,27 @@
 // The kernel families that Quern ships, one line each.
 #include "autotune/registry.h"
+#include "autotune/row_family.h"
+#include "templates/attention/decode_attention.h"
+#include "templates/attention/prefill_attention.h"
+#include "templates/embedding/embedding.h"
+#include "templates/gemm/gemm.h"
+#include "templates/rope/rope_append.h"
+#include "templates/sampling/sampling.h"
+#include "templates/utility/utility.h"
 
 namespace quern {
 
-std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap&) {
+std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& templates) {
   std::vector<std::unique_ptr<const Family>> families;
+  families.push_back(std::make_unique<GemmFamily>());
+  families.push_back(std::make_unique<RowFamily>(templates));
+  families.push_back(std::make_unique<EmbeddingFamily>());
+  families.push_back(std::make_unique<RopeAppendFamily>());
+  families.push_back(std::make_unique<DecodeAttentionFamily>());
+  families.push_back(std::make_unique<PrefillAttentionFamily>());
+  families.push_back(std::make_unique<SamplingFamily>());
+  families.push_back(make_fill_family());
+  families.push_back(make_stream_family());
   return families;
 }
 

@@ -67,6 +67,28 @@ __device__ __forceinline__ Bytes<bytes> load_read_once(const void* from) {
   return v;
 }
 
+/// A value of 4, 8 or 16 bytes that another block of the same kernel wrote: read from L2, past this
+/// SM's own L1.
+template <class V>
+__device__ __forceinline__ V load_from_l2(const void* from) {
+  static_assert(sizeof(V) == 4 || sizeof(V) == 8 || sizeof(V) == 16, "one access");
+  V v;
+  u32* word = reinterpret_cast<u32*>(&v);
+  if constexpr (sizeof(V) == 16)
+    asm volatile("ld.global.cg.v4.b32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(word[0]), "=r"(word[1]), "=r"(word[2]), "=r"(word[3])
+                 : "l"(from)
+                 : "memory");
+  else if constexpr (sizeof(V) == 8)
+    asm volatile("ld.global.cg.v2.b32 {%0, %1}, [%2];"
+                 : "=r"(word[0]), "=r"(word[1])
+                 : "l"(from)
+                 : "memory");
+  else
+    asm volatile("ld.global.cg.b32 %0, [%1];" : "=r"(word[0]) : "l"(from) : "memory");
+  return v;
+}
+
 /// Address in the shared window, as PTX wants it.
 __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));

@@ -45,4 +45,12 @@ __device__ __forceinline__ void ldmatrix_x4_trans(u32 (&r)[4], u32 row_address) 
                : "memory");
 }
 
+/// Transposes an 8x8 matrix of 16-bit elements held across the warp: lane 4i + j holds row i,
+/// columns 2j and 2j + 1.
+__device__ __forceinline__ u32 transpose_8x8(u32 x) {
+  u32 y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
 }  // namespace quern
