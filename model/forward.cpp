@@ -105,7 +105,7 @@ class Builder {
           {"hidden_size", config_.hidden_size},
           {"dtype", quern::name(dtype_)},
           {"out_dtype", quern::name(dtype_)}},
-         {"num_tokens"}, gathered ? Params{{"vocab_size", kTunedContext}} : Params::object(),
+         {"num_tokens"}, {{"vocab_size", kTunedContext}},
          {at(ids), gathered ? *gathered : at(table), out});
   }
 

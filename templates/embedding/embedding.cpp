@@ -141,13 +141,12 @@ KernelSource EmbeddingFamily::source(const Params& problem, const Params& config
   const auto c = config_from(p, config);
   return {fmt::format("#include \"embedding/embedding.cuh\"\n\n"
                       "struct Problem {{\n"
-                      "  static constexpr int vocab_size = {};\n"
                       "  static constexpr int hidden_size = {};\n"
                       "  using Input = {};\n  using Output = {};\n}};\n{}\n"
                       "extern \"C\" __global__ void __launch_bounds__({})\n"
                       "embedding(const quern::EmbeddingArgs args) {{\n"
                       "  quern::gather_rows<Problem, Config>(args);\n}}\n",
-                      p.vocab_size, p.hidden_size, device_type(p.dtype), device_type(p.out_dtype),
+                      p.hidden_size, device_type(p.dtype), device_type(p.out_dtype),
                       config_struct(config), c.threads),
           "embedding",
           {}};
@@ -192,6 +191,7 @@ std::vector<std::byte> EmbeddingFamily::pack_args(const Params& problem, const P
   args.table = reinterpret_cast<const void*>(addresses[1]);
   args.y = reinterpret_cast<void*>(addresses[2]);
   args.num_tokens = p.num_tokens;
+  args.vocab_size = p.vocab_size;
   return args_bytes(args);
 }
 

@@ -3,7 +3,8 @@
 // ids before, so such a row marks a padded slot, never a fault that would stop the device.
 //
 //   ids [num_tokens] i32, table [vocab_size, hidden_size] bf16, f16 or f32, y [num_tokens,
-//   hidden_size] of the table's type or fp32. num_tokens is an argument, the rest is compile-time.
+//   hidden_size] of the table's type or fp32. num_tokens and vocab_size are arguments, the rest is
+//   compile-time.
 //
 // Tunables (Config)
 //   threads           threads of a block
@@ -36,7 +37,7 @@ __device__ __forceinline__ void gather_rows(const EmbeddingArgs& args) {
     if (token >= args.num_tokens) return;
     const int id = args.ids[token], column = i % per_row * vec;
     Vec<T, vec> row{};
-    if (id >= 0 && id < Problem::vocab_size)
+    if (id >= 0 && id < args.vocab_size)
       row = load_vec<T, vec>(table + static_cast<i64>(id) * hidden + column);
     // Wider outputs go out in as many stores as they need.
     constexpr int part =

@@ -6,8 +6,8 @@
 
 namespace quern {
 
-/// y[t, :] = table[ids[t], :]; zero where ids[t] is not in [0, vocab_size). num_tokens varies by
-/// request; the rest is compile-time.
+/// y[t, :] = table[ids[t], :]; zero where ids[t] is not in [0, vocab_size). num_tokens and
+/// vocab_size vary by request; the rest is compile-time.
 struct EmbeddingProblem {
   int num_tokens = 1, vocab_size = 1, hidden_size = 1;
   DType dtype = DType::bf16;      // of the table: bf16, f16 or f32
@@ -40,7 +40,9 @@ struct EmbeddingConfig {
 class EmbeddingFamily final : public Family {
  public:
   std::string_view name() const override { return "embedding"; }
-  std::vector<std::string> dynamic_fields() const override { return {"num_tokens"}; }
+  std::vector<std::string> dynamic_fields() const override {
+    return {"num_tokens", "vocab_size"};
+  }
   std::vector<Tunable> space(const Params& problem) const override;
   std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;

@@ -8,6 +8,7 @@ struct EmbeddingArgs {
   const void* table;  // [vocab_size, hidden_size]
   void* y;            // [num_tokens, hidden_size]
   int num_tokens;
+  int vocab_size;
 };
 
 }  // namespace quern
