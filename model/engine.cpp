@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <thread>
 
 #include "model/cpu_backend.h"
 #include "model/gpu_backend.h"
@@ -41,7 +42,8 @@ Engine::Engine(const EngineOptions& options)
   tokenizer_ = std::make_unique<Tokenizer>(options.model);
   const auto ordinal = gpu_ordinal(options.device);
   if (!ordinal) {
-    backend_ = std::make_unique<CpuBackend>(options.model, config_, options.max_context);
+    backend_ = std::make_unique<CpuBackend>(config_, load_weights(options.model, config_),
+                                            CpuOptions{0, options.max_context});
     return;
   }
   session_ = std::make_unique<GpuSession>(
@@ -64,7 +66,8 @@ Engine::~Engine() {
 }
 
 std::string Engine::device_name() const {
-  return session_ ? session_->context().device().name : backend_->name();
+  return session_ ? session_->context().device().name
+                  : fmt::format("CPU, {} threads", std::thread::hardware_concurrency());
 }
 
 GpuModel* Engine::gpu_model() {

@@ -88,7 +88,8 @@ QuestionScore question_accuracy(Backend& backend, const Tokenizer& tokenizer,
     const auto generation = backend.generate(encode_chat(tokenizer, messages), options, {});
     const std::string text = tokenizer.decode(generation.ids);
     score.answers.emplace_back(trim(text));
-    if (trim(text) == trim(question.answer)) ++score.correct;
+    score.correct_at.push_back(trim(text) == trim(question.answer));
+    if (score.correct_at.back()) ++score.correct;
     if (progress) progress(score.answers.size(), questions.size());
   }
   return score;

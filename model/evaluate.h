@@ -36,6 +36,7 @@ std::vector<Question> load_questions(const std::filesystem::path& path);
 
 struct QuestionScore {
   std::size_t correct = 0;
+  std::vector<bool> correct_at;       // in the order of the questions
   std::vector<std::string> answers;  // the model's, trimmed, in the order of the questions
 };
 
