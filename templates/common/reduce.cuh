@@ -22,21 +22,11 @@ __device__ __forceinline__ float warp_reduce(float x) {
   return x;
 }
 
-/// Sums `count` values (a power of two) over the lanes of a warp with one exchange per value rather
-/// than five: at each level a lane hands half of its values to its partner. Afterwards lane l holds
-/// the sum of value l / (32 / count) in v[0] or, where count > 32, of values
-/// l * (count / 32) + j in v[j].
-template <int count>
-__device__ __forceinline__ void warp_sum_many(float (&v)[count], int lane) {
-  static_assert((count & (count - 1)) == 0, "a power of two");
-#pragma unroll
-  for (int level = 0; level < 5; ++level) {
-    const int offset = 16 >> level;
-    const int half = count >> (level + 1);
-    if (half == 0) {
-      v[0] += __shfl_xor_sync(0xffffffffu, v[0], offset);
-      continue;
-    }
+/// One level of warp_sum_many: lanes `offset` apart exchange half of the `live` values.
+template <int live, int offset, int count>
+__device__ __forceinline__ void warp_sum_level(float (&v)[count], int lane) {
+  if constexpr (live > 1) {
+    constexpr int half = live / 2;
     const bool upper = (lane & offset) != 0;
 #pragma unroll
     for (int i = 0; i < half; ++i) {
@@ -44,7 +34,19 @@ __device__ __forceinline__ void warp_sum_many(float (&v)[count], int lane) {
       const float keep = upper ? v[i + half] : v[i];
       v[i] = keep + __shfl_xor_sync(0xffffffffu, send, offset);
     }
+  } else {
+    v[0] += __shfl_xor_sync(0xffffffffu, v[0], offset);
   }
+  if constexpr (offset > 1) warp_sum_level<(live > 1 ? live / 2 : 1), offset / 2>(v, lane);
+}
+/// Sums `count` values (a power of two) over the lanes of a warp with one exchange per value rather
+/// than five: at each level a lane hands half of its values to its partner. Afterwards lane l holds
+/// the sum of value l / (32 / count) in v[0] or, where count > 32, of values
+/// l * (count / 32) + j in v[j].
+template <int count>
+__device__ __forceinline__ void warp_sum_many(float (&v)[count], int lane) {
+  static_assert((count & (count - 1)) == 0, "a power of two");
+  warp_sum_level<count, kWarp / 2>(v, lane);
 }
 
 /// Over a block of `threads`; every thread gets the result. `scratch` holds threads / 32 floats and

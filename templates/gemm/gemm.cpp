@@ -177,7 +177,7 @@ int estimated_registers(const GemmProblem& p, const GemmConfig& c) {
     const int accesses = c.rows_per_warp * c.unroll;
     // Sums, weights as fp32 and x as fp32; the ring; addresses.
     return c.tile_m * c.rows_per_warp + 2 * words * (c.rows_per_warp + 1) +
-           words * accesses * (c.async_copy ? 1 : c.stages) + 28;
+           words * accesses * (c.async_copy ? 1 : c.stages) + 2 * c.tile_m + 28;
   }
   if (c.kernel == "mma") {
     const int blocks_m = c.tile_m / c.warps_m / 16, blocks_n = c.tile_n / c.warps_n / 8;

@@ -95,6 +95,8 @@ std::vector<GemmConfig> gemv_candidates(const GemmProblem& p, const Arch& arch, 
           for (const auto& [async_copy, stages] :
                {std::pair{true, 4}, {false, 2}, {true, 3}, {true, 6}, {false, 3}}) {
             if (rows * unroll > 8 || rows * c.tile_m > 64) continue;
+            // A ring in registers is unrolled over its stages: too much code for many rows of x.
+            if (!async_copy && stages * rows * unroll * c.tile_m > 96) continue;
             c.warps_n = warps_n, c.warps_k = warps_k;
             c.rows_per_warp = rows, c.unroll = unroll, c.blocks_per_sm = blocks;
             c.async_copy = async_copy, c.stages = stages;
@@ -122,8 +124,14 @@ double mma_clocks(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
                         std::max(1.0, kBytesInFlight / in_flight);
   const double math = resident * 2.0 * c.tile_m * c.tile_n * c.tile_k / kTensorFlops;
   const double fragments = resident * (c.tile_m * c.warps_n + c.tile_n * c.warps_m) * c.tile_k * 2;
-  const double step = limited_by(
-      {memory, math, (fragments + tile_bytes) / kSmemBytes, kLatencyClocks / (c.stages - 1)});
+  // A warp by itself: its products, fragments and copies, one after the other.
+  const double warps = c.warps_m * c.warps_n;
+  const double products = c.tile_m / 16.0 * (c.tile_n / 8.0) / warps * (c.tile_k / 16.0);
+  const double copies =
+      (c.tile_m + c.tile_n) * c.tile_k / (32.0 * warps * gemm_vector_elements(p.k));
+  const double alone = 8 * products + 4 * kIssueClocks * copies;
+  const double step = limited_by({memory, math, alone, (fragments + tile_bytes) / kSmemBytes,
+                                  kLatencyClocks / (c.stages - 1)});
   // Splitting costs a write and a read of the sums, and the wait for the last block.
   const double sums = c.tile_m * c.tile_n * 4.0;
   const double split =

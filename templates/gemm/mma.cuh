@@ -185,22 +185,18 @@ struct MmaGemm {
                             {s[0], s[1], s[2], s[3]});
       }
     if (!last_block(static_cast<u32*>(args.workspace) + tile, kSplitK, flag)) return false;
+#pragma unroll 1
+    for (int other = 0; other < kSplitK; ++other)
 #pragma unroll
-    for (int i = 0; i < kBlocksM; ++i)
+      for (int i = 0; i < kBlocksM; ++i)
 #pragma unroll
-      for (int j = 0; j < kBlocksN; ++j) {
-        const float* part = parts + (i * kBlocksN + j) * kThreads * 4;
-        Vec<float, 4> v[kSplitK];
+        for (int j = 0; j < kBlocksN; ++j) {
+          const auto v =
+              load_vec<float, 4>(parts + other * kPart + (i * kBlocksN + j) * kThreads * 4);
 #pragma unroll
-        for (int other = 0; other < kSplitK; ++other)
-          v[other] = load_vec<float, 4>(part + other * kPart);
-#pragma unroll
-        for (int c = 0; c < 4; ++c) {
-          sum[i][j][c] = v[0].element[c];
-#pragma unroll
-          for (int other = 1; other < kSplitK; ++other) sum[i][j][c] += v[other].element[c];
+          for (int c = 0; c < 4; ++c)
+            sum[i][j][c] = other == 0 ? v.element[c] : sum[i][j][c] + v.element[c];
         }
-      }
     return true;
   }
 
