@@ -129,8 +129,9 @@ Gate::Outputs Gate::run(const ReadyKernel& kernel) {
     else if (specs_[i].role == OperandSpec::Role::inout)
       copy_on_device(at, pristine_[i].address(), specs_[i].size_bytes(), stream_);
   }
-  workspace_.reserve(kernel.workspace_bytes(problem_), stream_);
-  kernel.enqueue(stream_, problem_, operands_.addresses(), workspace_);
+  const BoundKernel bound = kernel.bind(problem_);
+  workspace_.reserve(bound.workspace_bytes(), stream_);
+  bound.enqueue(stream_, operands_.addresses(), workspace_);
   stream_.synchronize();
   return read_outputs();
 }

@@ -18,48 +18,69 @@ std::string key_of(std::string_view family, const Params& problem) {
 
 }  // namespace
 
-std::string ReadyKernel::description() const {
-  const State& s = *state_;
-  return fmt::format(
-      "{} {} | {} | {}", s.family.name(), to_text(s.problem), to_text(s.config),
-      s.record ? fmt::format("tuned {:.1f} us", s.record->median_us) : std::string("default"));
-}
+struct BoundKernel::Kernel {
+  const Family& family;
+  Params problem, config;
+  Arch arch;
+  std::optional<TuningRecord> record;
+  ResourceReport report;
+  std::shared_ptr<const Module> module;  // null for a library routine
+  CUfunction function = nullptr;
+  CublasLt* cublas = nullptr;
+};
 
-MatmulShape ReadyKernel::matmul_shape(const Params& problem) const {
-  const LibraryMatmul matmul = state_->family.library_matmul(problem, state_->config);
-  return {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output};
-}
-
-std::size_t ReadyKernel::workspace_bytes(const Params& problem) const {
-  const State& s = *state_;
-  if (!s.cublas) return s.family.plan(problem, s.config, s.arch).workspace_bytes;
-  const int rank = s.family.library_matmul(problem, s.config).rank;
-  const std::size_t bytes = s.cublas->workspace_bytes(matmul_shape(problem), rank);
-  return bytes == 0 ? 0 : Workspace::kCounterBytes + bytes;
-}
-
-void ReadyKernel::enqueue(const Stream& stream, const Params& problem,
-                          std::span<const CUdeviceptr> addresses,
+void BoundKernel::enqueue(const Stream& stream, std::span<const CUdeviceptr> addresses,
                           const Workspace& workspace) const {
-  const State& s = *state_;
-  const std::size_t needed = workspace_bytes(problem);
-  if (needed > workspace.size_bytes())
-    throw Error(fmt::format("{} needs {} bytes of workspace and has {}", s.family.name(), needed,
-                            workspace.size_bytes()));
-  if (s.cublas) {
+  const Kernel& kernel = *kernel_;
+  if (workspace_bytes_ > workspace.size_bytes())
+    throw Error(fmt::format("{} needs {} bytes of workspace and has {}", kernel.family.name(),
+                            workspace_bytes_, workspace.size_bytes()));
+  if (kernel.cublas) {
     if (addresses.size() != 3)
-      throw InputError(fmt::format("{} has three operands as a library's", s.family.name()));
-    const int rank = s.family.library_matmul(problem, s.config).rank;
-    s.cublas->matmul(stream, matmul_shape(problem), rank, addresses[0], addresses[1], addresses[2],
-                     needed == 0 ? 0 : workspace.address() + Workspace::kCounterBytes);
+      throw InputError(fmt::format("{} has three operands as a library's", kernel.family.name()));
+    // The library leaves its scratch dirty, which the counters must not be.
+    kernel.cublas->matmul(
+        stream, shape_, rank_, addresses[0], addresses[1], addresses[2],
+        workspace_bytes_ == 0 ? 0 : workspace.address() + Workspace::kCounterBytes);
     return;
   }
-  if (const auto reason = s.family.reject_reason(problem, s.config, s.arch))
-    throw InputError(fmt::format("{} of {} cannot serve {}: {}", to_text(s.config), s.family.name(),
-                                 to_text(problem), *reason));
   const std::vector<std::uint64_t> operands(addresses.begin(), addresses.end());
-  const auto args = s.family.pack_args(problem, s.config, operands, workspace.address());
-  launch(stream, s.function, s.family.plan(problem, s.config, s.arch), args.data(), args.size());
+  const auto args = kernel.family.pack_args(problem_, kernel.config, operands, workspace.address());
+  launch(stream, kernel.function, plan_, args.data(), args.size());
+}
+
+const Family& ReadyKernel::family() const { return kernel_->family; }
+const Params& ReadyKernel::config() const { return kernel_->config; }
+const std::optional<TuningRecord>& ReadyKernel::record() const { return kernel_->record; }
+const ResourceReport& ReadyKernel::report() const { return kernel_->report; }
+
+std::string ReadyKernel::description() const {
+  const auto& record = kernel_->record;
+  return fmt::format("{} {} | {} | {}", kernel_->family.name(), to_text(kernel_->problem),
+                     to_text(kernel_->config),
+                     record ? fmt::format("tuned {:.1f} us", record->median_us) : "default");
+}
+
+BoundKernel ReadyKernel::bind(const Params& problem) const {
+  const Family& family = kernel_->family;
+  const Params& config = kernel_->config;
+  if (const auto reason = family.reject_reason(problem, config, kernel_->arch))
+    throw InputError(fmt::format("{} of {} cannot serve {}: {}", to_text(config), family.name(),
+                                 to_text(problem), *reason));
+  BoundKernel bound;
+  bound.kernel_ = kernel_;
+  bound.problem_ = problem;
+  if (kernel_->cublas) {
+    const LibraryMatmul matmul = family.library_matmul(problem, config);
+    bound.shape_ = {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output};
+    bound.rank_ = matmul.rank;
+    if (const std::size_t bytes = kernel_->cublas->workspace_bytes(bound.shape_, bound.rank_))
+      bound.workspace_bytes_ = Workspace::kCounterBytes + bytes;
+  } else {
+    bound.plan_ = family.plan(problem, config, kernel_->arch);
+    bound.workspace_bytes_ = bound.plan_.workspace_bytes;
+  }
+  return bound;
 }
 
 bool same_model(const ordered_json& a, const ordered_json& b) {
@@ -85,7 +106,10 @@ KernelLibrary::KernelLibrary(const Context& context, FamilyRegistry families,
       records_(options_.cache_root, context.device().fingerprint()) {
   const std::string own = fingerprint_hash(records_.fingerprint());
   for (TuningRecord& record : all_records(options_.cache_root))
-    if (fingerprint_hash(record.fingerprint) != own) foreign_.push_back(std::move(record));
+    if (fingerprint_hash(record.fingerprint) != own) {
+      std::string key = key_of(record.family, record.problem);
+      foreign_.emplace(std::move(key), std::move(record));
+    }
   if (records_.num_damaged() > 0)
     log(LogLevel::warning,
         fmt::format("{} damaged tuning records are ignored", records_.num_damaged()));
@@ -139,8 +163,8 @@ std::vector<Params> KernelLibrary::seeds(const Family& family, const Params& pro
   const auto own = records_.find(std::string(family.name()), bucketed(family, problem));
   if (own) found.push_back(&*own);
   const std::size_t num_own = found.size();
-  for (const TuningRecord& record : foreign_)
-    if (key_of(record.family, record.problem) == key) found.push_back(&record);
+  const auto [first, last] = foreign_.equal_range(key);
+  for (auto entry = first; entry != last; ++entry) found.push_back(&entry->second);
   std::stable_partition(found.begin() + static_cast<long>(num_own), found.end(),
                         [&](const TuningRecord* record) {
                           return same_model(record->fingerprint, records_.fingerprint());
@@ -153,15 +177,14 @@ std::vector<Params> KernelLibrary::seeds(const Family& family, const Params& pro
 }
 
 std::optional<TuningRecord> KernelLibrary::adopt(const Family& family, const Params& problem) {
-  const std::string key = key_of(family.name(), problem);
   std::optional<TuningRecord> record = records_.find(std::string(family.name()), problem);
   if (!record || !record->imported) {
-    const auto found = std::find_if(foreign_.begin(), foreign_.end(), [&](const TuningRecord& r) {
-      return key_of(r.family, r.problem) == key &&
-             same_model(r.fingerprint, records_.fingerprint());
+    const auto [first, last] = foreign_.equal_range(key_of(family.name(), problem));
+    const auto found = std::find_if(first, last, [&](const auto& entry) {
+      return same_model(entry.second.fingerprint, records_.fingerprint());
     });
-    if (found == foreign_.end()) return std::nullopt;
-    record = *found;
+    if (found == last) return std::nullopt;
+    record = found->second;
   }
   if (refusal(family, problem, record->config)) return std::nullopt;
   if (record->template_hash !=
@@ -216,7 +239,7 @@ std::shared_ptr<const Module> KernelLibrary::module_of(const CompiledKernel& com
 
 ReadyKernel KernelLibrary::load(const Family& family, const Params& problem, const Params& config,
                                 const CompiledKernel& compiled) {
-  auto state = std::make_shared<ReadyKernel::State>(ReadyKernel::State{
+  auto state = std::make_shared<ReadyKernel::Kernel>(ReadyKernel::Kernel{
       family, problem, config, arch_, std::nullopt, {}, nullptr, nullptr, nullptr});
   state->module = module_of(compiled);
   state->report = compiled.image.report;
@@ -230,7 +253,7 @@ ReadyKernel KernelLibrary::load(const Family& family, const Params& problem, con
 
 ReadyKernel KernelLibrary::make(const Family& family, const Params& problem, const Params& config,
                                 std::optional<TuningRecord> record) {
-  auto state = std::make_shared<ReadyKernel::State>(ReadyKernel::State{
+  auto state = std::make_shared<ReadyKernel::Kernel>(ReadyKernel::Kernel{
       family, problem, config, arch_, std::move(record), {}, nullptr, nullptr, nullptr});
   if (family.is_library(config)) {
     state->cublas = cublas();

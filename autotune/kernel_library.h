@@ -28,46 +28,62 @@ struct KernelRequest {
   Params problem;
 };
 
+/// A kernel fitted to one set of actual sizes, for launching it many times. Cheap to copy; valid as
+/// long as its KernelLibrary.
+class BoundKernel {
+ public:
+  /// Scratch that a launch needs.
+  std::size_t workspace_bytes() const { return workspace_bytes_; }
+  /// Launches on `stream`; capturable. `addresses` are those of Family::operands(), in order.
+  /// Throws Error if the workspace is too small, CudaError.
+  void enqueue(const Stream& stream, std::span<const CUdeviceptr> addresses,
+               const Workspace& workspace) const;
+
+ private:
+  friend class ReadyKernel;
+  friend class KernelLibrary;
+  struct Kernel;
+  std::shared_ptr<const Kernel> kernel_;
+  Params problem_;
+  LaunchPlan plan_;    // of our kernels
+  MatmulShape shape_;  // of a library's routine
+  int rank_ = 0;
+  std::size_t workspace_bytes_ = 0;
+};
+
 /// A kernel loaded on the device, or a routine of cuBLASLt, fitted to one problem. Cheap to copy;
 /// valid as long as its KernelLibrary.
 class ReadyKernel {
  public:
-  const Family& family() const { return state_->family; }
-  const Params& config() const { return state_->config; }
+  const Family& family() const;
+  const Params& config() const;
   /// False: nothing usable was recorded for this problem and the family's default runs.
-  bool tuned() const { return state_->record.has_value(); }
+  bool tuned() const { return record().has_value(); }
   /// The record behind a tuned kernel.
-  const std::optional<TuningRecord>& record() const { return state_->record; }
+  const std::optional<TuningRecord>& record() const;
   /// What ptxas said; all zero for a library routine.
-  const ResourceReport& report() const { return state_->report; }
+  const ResourceReport& report() const;
   /// "gemm m=16 n=4096 k=4096 | tile_m=16 stages=4 | tuned 38.1 us".
   std::string description() const;
 
+  /// `problem` is the one that the kernel was asked for with the actual values of its dynamic
+  /// fields. Throws InputError if the config cannot serve these values.
+  BoundKernel bind(const Params& problem) const;
   /// Scratch that a launch of this problem needs.
-  std::size_t workspace_bytes(const Params& problem) const;
-  /// Launches on `stream`; capturable. `problem` is the one that the kernel was asked for with the
-  /// actual values of its dynamic fields; `addresses` are those of Family::operands(), in order.
-  /// Throws InputError if the config cannot serve these values, Error if the workspace is too
-  /// small, CudaError.
+  std::size_t workspace_bytes(const Params& problem) const {
+    return bind(problem).workspace_bytes();
+  }
+  /// bind() and launch.
   void enqueue(const Stream& stream, const Params& problem, std::span<const CUdeviceptr> addresses,
-               const Workspace& workspace) const;
+               const Workspace& workspace) const {
+    bind(problem).enqueue(stream, addresses, workspace);
+  }
 
  private:
   friend class KernelLibrary;
-  struct State {
-    const Family& family;
-    Params problem, config;
-    Arch arch;
-    std::optional<TuningRecord> record;
-    ResourceReport report;
-    std::shared_ptr<const Module> module;  // null for a library routine
-    CUfunction function = nullptr;
-    CublasLt* cublas = nullptr;
-  };
-  explicit ReadyKernel(std::shared_ptr<const State> state) : state_(std::move(state)) {}
-  MatmulShape matmul_shape(const Params& problem) const;
-
-  std::shared_ptr<const State> state_;
+  using Kernel = BoundKernel::Kernel;
+  explicit ReadyKernel(std::shared_ptr<const Kernel> kernel) : kernel_(std::move(kernel)) {}
+  std::shared_ptr<const Kernel> kernel_;
 };
 
 /// What a library has done so far.
@@ -153,7 +169,7 @@ class KernelLibrary {
   Nvrtc nvrtc_;
   mutable ImageStore images_;
   RecordStore records_;
-  std::vector<TuningRecord> foreign_;  // records of other fingerprints
+  std::multimap<std::string, TuningRecord> foreign_;  // of other GPUs, by family and problem
   std::unique_ptr<CublasLt> cublas_;
   bool cublas_tried_ = false;
 

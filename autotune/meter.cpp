@@ -32,13 +32,13 @@ Meter::Meter(const Context& context, Gate& gate, const Stream& stream)
 }
 
 Meter::Replay Meter::capture(const ReadyKernel& kernel, std::size_t num_nodes) {
-  gate_.workspace().reserve(kernel.workspace_bytes(gate_.problem()), stream_);
+  const BoundKernel bound = kernel.bind(gate_.problem());
+  gate_.workspace().reserve(bound.workspace_bytes(), stream_);
   const Graph graph = Graph::capture(stream_, [&] {
     for (std::size_t i = 0; i < num_nodes; ++i) {
       const std::size_t set = i % num_sets();
-      kernel.enqueue(stream_, gate_.problem(),
-                     set == 0 ? gate_.operands().addresses() : more_[set - 1].addresses(),
-                     gate_.workspace());
+      bound.enqueue(stream_, set == 0 ? gate_.operands().addresses() : more_[set - 1].addresses(),
+                    gate_.workspace());
     }
   });
   return {GraphExec(graph), num_nodes, 0};
