@@ -415,10 +415,10 @@ class CudaWriter {
                     step, num_rows_ == "1" ? "" : num_rows_ + " * ", in_row));
     if (num_rows_ != "1") line("const long long row = item / {};", in_row);
     const std::string index = num_rows_ == "1" ? "item" : fmt::format("item % {}", in_row);
-    const std::string col =
-        col_type() == "int" ? fmt::format("static_cast<int>({})", index) : "(" + index + ")";
-    line("const {} col = {}{};", col_type(), col,
-         shape_.vector > 1 ? fmt::format(" * {}", shape_.vector) : std::string());
+    if (shape_.vector > 1)
+      line("const {0} col = static_cast<{0}>({1}) * {2};", col_type(), index, shape_.vector);
+    else
+      line("const {0} col = static_cast<{0}>({1});", col_type(), index);
     leading_indices();
     const Pass& pass = passes_.passes.front();
     row_values(pass);

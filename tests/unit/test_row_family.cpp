@@ -112,10 +112,10 @@ TEST_CASE("malformed row problems are refused") {
   CHECK_THROWS_AS(family().source(add_rmsnorm(1, 8), {{"threads", 0}}, arch), InputError);
   CHECK_THROWS_AS(family().source(add_rmsnorm(1, 8), to_params(RowConfig{256, 0, 16, false}), arch),
                   InputError);
-  CHECK_THROWS_AS(RowFamily({{"a.qk", "kernel k(x: T[n]) -> (y: T[n]) { y = x }"},
-                             {"b.qk", "kernel k(x: T[n]) -> (y: T[n]) { y = x }"}}),
-                  InputError);
-  CHECK_THROWS_AS(RowFamily({{"a.qk", "kernel"}}), CompileError);
+  const std::string text = "kernel k(x: T[n]) -> (y: T[n]) { y = x }";
+  const HeaderMap twice{{"a.qk", text}, {"b.qk", text}}, broken{{"a.qk", "kernel"}};
+  CHECK_THROWS_AS(RowFamily{twice}, InputError);
+  CHECK_THROWS_AS(RowFamily{broken}, CompileError);
 }
 
 TEST_CASE("the row reference is the CPU build of the same kernel") {
