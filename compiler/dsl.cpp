@@ -23,6 +23,18 @@ const std::vector<ScalarInfo>& Kernel::scalars() const { return tree_->scalars; 
 const std::vector<std::string>& Kernel::dtype_params() const { return tree_->dtype_params; }
 const std::vector<std::string>& Kernel::axes() const { return tree_->axes; }
 
+bool Kernel::has_reduction() const {
+  return std::any_of(tree_->nodes.begin(), tree_->nodes.end(),
+                     [](const Node& node) { return is_reduction(node.op); });
+}
+
+int Kernel::operations_per_element() const {
+  const auto counts = [&](const Node& node) {
+    return is_reduction(node.op) || (node.op > Op::load && tree_->varies_along_last(node.axes));
+  };
+  return static_cast<int>(std::count_if(tree_->nodes.begin(), tree_->nodes.end(), counts));
+}
+
 bool is_operand_dtype(DType dtype) {
   return dtype == DType::f32 || dtype == DType::f16 || dtype == DType::bf16 ||
          dtype == DType::i32 || dtype == DType::i8 || dtype == DType::u8;

@@ -45,6 +45,10 @@ class Kernel {
   const std::vector<std::string>& dtype_params() const;
   /// Axis names, outermost first; for row-wise kernels the last is the one reduced over.
   const std::vector<std::string>& axes() const;
+  /// False for kernels whose elements stand by themselves.
+  bool has_reduction() const;
+  /// Arithmetic on each element of the last axis, for cost models: operators, functions, casts.
+  int operations_per_element() const;
   const Tree& tree() const { return *tree_; }
 
  private:

@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
+#include <cctype>
 #include <set>
 
 #include "compiler/dsl_passes.h"
@@ -207,7 +207,7 @@ class CudaWriter {
         std::string(at(indent_) * 2, ' ') + fmt::format(format, std::forward<Args>(args)...) + "\n";
   }
   void open(const std::string& text) {
-    line("{} {{", text);
+    line("{}{{", text.empty() ? text : text + " ");
     ++indent_;
   }
   void close() {
@@ -317,7 +317,9 @@ class CudaWriter {
                     schedule_.threads, entry_));
     std::size_t num_reductions = 0;
     for (const Pass& pass : passes_.passes) num_reductions += pass.reductions.size();
-    extents();
+    const std::string before = std::move(body_);
+    body_.clear();
+    num_rows_ = tree_.axes.size() == 1 ? "1" : tree_.axes.size() == 2 ? axes_[0] : "num_rows";
     if (shape_.reduces) {
       if (schedule_.threads_per_row > 32) line("__shared__ float shared[{}][32];", num_reductions);
       row_of_thread();
@@ -325,24 +327,37 @@ class CudaWriter {
     } else {
       item_of_thread();
     }
+    body_ = before + extents(body_) + body_;
     close();
   }
 
-  void extents() {
+  static bool mentions(std::string_view text, std::string_view name) {
+    const auto is_word = [&](std::size_t i) {
+      return i < text.size() &&
+             (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_');
+    };
+    for (std::size_t i = text.find(name); i != text.npos; i = text.find(name, i + 1))
+      if (!(i > 0 && (is_word(i - 1) || text[i - 1] == '.')) && !is_word(i + name.size()))
+        return true;
+    return false;
+  }
+
+  /// Declarations of the extents that `text` needs.
+  std::string extents(const std::string& text) const {
+    const std::string rows = tree_.axes.size() > 2 && mentions(text, "num_rows")
+                                 ? fmt::format("  const long long num_rows = {};\n",
+                                               fmt::join(axes_.begin(), axes_.end() - 1, " * "))
+                                 : std::string();
+    std::string out;
     for (std::size_t i = 0; i < tree_.axes.size(); ++i) {
+      if (!mentions(text, axes_[i]) && !mentions(rows, axes_[i])) continue;
       const auto bound = binding_.extents.find(tree_.axes[i]);
-      if (bound != binding_.extents.end())
-        line("constexpr long long {} = {};", axes_[i], bound->second);
-      else
-        line("const long long {} = args.{};", axes_[i], member(tree_.axes[i]));
+      out +=
+          bound != binding_.extents.end()
+              ? fmt::format("  constexpr long long {} = {};\n", axes_[i], bound->second)
+              : fmt::format("  const long long {} = args.{};\n", axes_[i], member(tree_.axes[i]));
     }
-    num_rows_ = "1";
-    if (tree_.axes.size() == 2) {
-      num_rows_ = axes_[0];
-    } else if (tree_.axes.size() > 2) {
-      num_rows_ = "num_rows";
-      line("const long long num_rows = {};", fmt::join(axes_.begin(), axes_.end() - 1, " * "));
-    }
+    return out + rows;
   }
 
   std::string col_type() const { return cols_ > 0 && cols_ < (1LL << 30) ? "int" : "long long"; }
@@ -400,10 +415,10 @@ class CudaWriter {
                     step, num_rows_ == "1" ? "" : num_rows_ + " * ", in_row));
     if (num_rows_ != "1") line("const long long row = item / {};", in_row);
     const std::string index = num_rows_ == "1" ? "item" : fmt::format("item % {}", in_row);
-    const std::string col =
-        col_type() == "int" ? fmt::format("static_cast<int>({})", index) : "(" + index + ")";
-    line("const {} col = {}{};", col_type(), col,
-         shape_.vector > 1 ? fmt::format(" * {}", shape_.vector) : std::string());
+    if (shape_.vector > 1)
+      line("const {0} col = static_cast<{0}>({1}) * {2};", col_type(), index, shape_.vector);
+    else
+      line("const {0} col = static_cast<{0}>({1});", col_type(), index);
     leading_indices();
     const Pass& pass = passes_.passes.front();
     row_values(pass);
@@ -528,17 +543,21 @@ class CudaWriter {
   void walk(const Pass& pass, bool last, const std::vector<std::string>& partials) {
     const int v = shape_.vector, step = v * schedule_.threads_per_row;
     if (shape_.keeps) {
+      const bool partial = static_cast<std::int64_t>(shape_.chunks) * step != cols_;
+      const bool reads = std::any_of(pass.column_nodes.begin(), pass.column_nodes.end(),
+                                     [&](int n) { return node(n).op == Op::load; });
+      chunk_ = shape_.chunks > 1 ? "chunk" : "0";
       if (shape_.chunks > 1) {
         body_ += "#pragma unroll\n";
         open(fmt::format("for (int chunk = 0; chunk < {}; ++chunk)", shape_.chunks));
-        chunk_ = "chunk";
-        line("const int col = (chunk * {} + lane) * {};", schedule_.threads_per_row, v);
       } else {
         open("");
-        chunk_ = "0";
-        line("const int col = lane * {};", v);
       }
-      const bool partial = static_cast<std::int64_t>(shape_.chunks) * step != cols_;
+      if (partial || reads || writes_columns(last))
+        line("const int col = {}{};",
+             shape_.chunks > 1 ? fmt::format("(chunk * {} + lane)", schedule_.threads_per_row)
+                               : "lane",
+             v > 1 ? fmt::format(" * {}", v) : std::string());
       if (partial) open(fmt::format("if (col < {})", axes_.back()));
       column_values(pass, last, partials);
       if (partial) close();
@@ -846,11 +865,8 @@ class CudaWriter {
 }  // namespace
 
 std::string emit_cuda(const Kernel& kernel, const Binding& binding, const Schedule& schedule) {
-  const Tree& tree = kernel.tree();
-  for (const Type& type : tree.operand_types) resolve(tree, type, binding);
-  for (const auto& [axis, extent] : binding.extents)
-    if (extent < 1) throw InputError(fmt::format("axis {} cannot have {} elements", axis, extent));
-  return CudaWriter(tree, binding, schedule, entry_name(kernel)).write();
+  check_schedule(kernel, binding, schedule);
+  return CudaWriter(kernel.tree(), binding, schedule, entry_name(kernel)).write();
 }
 
 }  // namespace quern::dsl

@@ -15,11 +15,6 @@ constexpr std::int64_t kMaxKeptElements = 64;  // per thread and kept value: reg
 
 bool is_power_of_two(int n) { return n > 0 && (n & (n - 1)) == 0; }
 
-bool has_reduction(const Tree& tree) {
-  return std::any_of(tree.nodes.begin(), tree.nodes.end(),
-                     [](const Node& node) { return is_reduction(node.op); });
-}
-
 std::int64_t extent_of(const std::string& axis, const std::map<std::string, std::int64_t>& extents,
                        const std::string& kernel) {
   const auto found = extents.find(axis);
@@ -55,7 +50,8 @@ std::int64_t stride_along_last(const Tree& tree, int operand) {
 
 CudaShape cuda_shape(const Tree& tree, const Binding& binding, const Schedule& schedule) {
   CudaShape shape;
-  shape.reduces = has_reduction(tree);
+  shape.reduces = std::any_of(tree.nodes.begin(), tree.nodes.end(),
+                              [](const Node& node) { return is_reduction(node.op); });
   const std::int64_t cols = bound_row_length(tree, binding);
   if (cols == 0) return shape;
   std::size_t narrowest = 32;  // bits
@@ -75,8 +71,8 @@ CudaShape cuda_shape(const Tree& tree, const Binding& binding, const Schedule& s
 
 std::string entry_name(const Kernel& kernel) { return "quern_" + kernel.name(); }
 
-std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& binding,
-                                         const Schedule& schedule, const Arch& arch) {
+std::optional<std::string> schedule_reason(const Kernel& kernel, const Binding& binding,
+                                           const Schedule& schedule) {
   const Tree& tree = kernel.tree();
   try {
     for (const Type& type : tree.operand_types) resolve(tree, type, binding);
@@ -89,25 +85,33 @@ std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& bi
     return "threads should be a multiple of 32 from 32 to 1024";
   if (!is_power_of_two(schedule.vector_bytes) || schedule.vector_bytes > 16)
     return "vector_bytes should be 1, 2, 4, 8 or 16";
-  if (has_reduction(tree)) {
+  if (kernel.has_reduction()) {
     const int per_row = schedule.threads_per_row;
     if (per_row != schedule.threads && (per_row > 32 || !is_power_of_two(per_row)))
       return "threads_per_row should be a power of two up to 32, or all threads";
   } else if (schedule.threads_per_row != schedule.threads) {
     return fmt::format("{} has no reduction, so threads_per_row should be threads", kernel.name());
   }
+  return std::nullopt;
+}
+
+void check_schedule(const Kernel& kernel, const Binding& binding, const Schedule& schedule) {
+  if (const auto reason = schedule_reason(kernel, binding, schedule)) throw InputError(*reason);
+}
+
+std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& binding,
+                                         const Schedule& schedule, const Arch& arch) {
   if (arch.cc() < 80) return fmt::format("{} has no conversions to bf16", arch.name());
   if (schedule.pdl && !arch.has_pdl())
     return fmt::format("{} has no programmatic dependent launch", arch.name());
-  return std::nullopt;
+  return schedule_reason(kernel, binding, schedule);
 }
 
 LaunchPlan plan(const Kernel& kernel, const Binding& binding, const Schedule& schedule,
                 const std::map<std::string, std::int64_t>& extents) {
+  check_schedule(kernel, binding, schedule);
   const Tree& tree = kernel.tree();
   const CudaShape shape = cuda_shape(tree, binding, schedule);
-  if (schedule.threads < 1 || schedule.threads_per_row < 1)
-    throw InputError("a schedule needs threads");
   std::int64_t rows = 1;
   for (int axis = 0; axis < tree.last_axis(); ++axis)
     rows = product(rows, extent_of(tree.axes[static_cast<std::size_t>(axis)], extents, tree.name));

@@ -15,6 +15,12 @@ struct CudaShape {
 
 CudaShape cuda_shape(const Tree& tree, const Binding& binding, const Schedule& schedule);
 
+/// Why no GPU could run this, or nothing: an illegal schedule, a dtype missing, an empty axis.
+std::optional<std::string> schedule_reason(const Kernel& kernel, const Binding& binding,
+                                           const Schedule& schedule);
+/// The same as an InputError.
+void check_schedule(const Kernel& kernel, const Binding& binding, const Schedule& schedule);
+
 /// Elements of the last axis, if bound; 0 if not.
 std::int64_t bound_row_length(const Tree& tree, const Binding& binding);
 
