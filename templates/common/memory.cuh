@@ -72,9 +72,31 @@ __device__ __forceinline__ V load_from_l2(const void* from) {
   return v;
 }
 
+/// `bytes` (2, 4, 8 or 16) of read-once data, aligned to their size.
+template <int bytes>
+__device__ __forceinline__ Bytes<bytes> load_read_once(const void* from) {
+  Bytes<bytes> v;
+  if constexpr (bytes == 16)
+    v = load_streaming(from);
+  else if constexpr (bytes == 8)
+    asm volatile("ld.global.nc.L1::no_allocate.v2.b32 {%0, %1}, [%2];"
+                 : "=r"(v.word[0]), "=r"(v.word[1])
+                 : "l"(from));
+  else if constexpr (bytes == 4)
+    asm volatile("ld.global.nc.L1::no_allocate.b32 %0, [%1];" : "=r"(v.word[0]) : "l"(from));
+  else
+    asm volatile("ld.global.nc.L1::no_allocate.b16 %0, [%1];" : "=h"(v.word[0]) : "l"(from));
+  return v;
+}
+
 /// Address in the shared window, as PTX wants it.
 __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));
+}
+
+/// Stores two bytes to a shared address.
+__device__ __forceinline__ void store_shared(u32 to_shared, u16 bits) {
+  asm volatile("st.shared.u16 [%0], %1;" ::"r"(to_shared), "h"(bits) : "memory");
 }
 
 /// Copies 16 bytes global to shared; where `valid` is false the destination is zero-filled and
@@ -94,6 +116,29 @@ __device__ __forceinline__ void copy_async_small(u32 to_shared, const void* from
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to_shared), "l"(from),
                "n"(bytes), "r"(size)
                : "memory");
+}
+/// L2 policy of data that is read once: the first to be evicted.
+__device__ __forceinline__ u64 evict_first_policy() {
+  u64 policy;
+  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+/// Copies 4, 8 or 16 bytes global to shared under an L2 policy; zero-fills where not `valid`.
+template <int bytes>
+__device__ __forceinline__ void copy_async_hinted(u32 to_shared, const void* from, u64 policy,
+                                                  bool valid = true) {
+  static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
+  const int size = valid ? bytes : 0;
+  if constexpr (bytes == 16)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
+                     to_shared),
+                 "l"(from), "r"(size), "l"(policy)
+                 : "memory");
+  else
+    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %2, %3, %4;" ::"r"(
+                     to_shared),
+                 "l"(from), "n"(bytes), "r"(size), "l"(policy)
+                 : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() {
   asm volatile("cp.async.commit_group;" ::: "memory");

@@ -22,6 +22,31 @@ __device__ __forceinline__ float warp_reduce(float x) {
   return x;
 }
 
+/// Sums `count` values (a power of two) over the lanes of a warp with one exchange per value rather
+/// than five: at each level a lane hands half of its values to its partner. Afterwards lane l holds
+/// the sum of value l / (32 / count) in v[0] or, where count > 32, of values
+/// l * (count / 32) + j in v[j].
+template <int count>
+__device__ __forceinline__ void warp_sum_many(float (&v)[count], int lane) {
+  static_assert((count & (count - 1)) == 0, "a power of two");
+#pragma unroll
+  for (int level = 0; level < 5; ++level) {
+    const int offset = 16 >> level;
+    const int half = count >> (level + 1);
+    if (half == 0) {
+      v[0] += __shfl_xor_sync(0xffffffffu, v[0], offset);
+      continue;
+    }
+    const bool upper = (lane & offset) != 0;
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      const float send = upper ? v[i] : v[i + half];
+      const float keep = upper ? v[i + half] : v[i];
+      v[i] = keep + __shfl_xor_sync(0xffffffffu, send, offset);
+    }
+  }
+}
+
 /// Over a block of `threads`; every thread gets the result. `scratch` holds threads / 32 floats and
 /// may be reused after the next __syncthreads().
 template <class Op, int threads>

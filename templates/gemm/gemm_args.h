@@ -1,0 +1,51 @@
+// What host and device code of the gemm family must agree on: the kernels' parameter and the sizes
+// of their shared memory.
+#pragma once
+
+namespace quern {
+
+/// y = x · wᵀ, all row-major and contiguous; 16-byte aligned addresses.
+struct GemmArgs {
+  const void* x;    // [m, k]
+  const void* w;    // [n, k]
+  void* y;          // [m, n]
+  void* workspace;  // counters, then fp32 partial sums; null where split_k is 1
+  long long m;
+};
+
+/// Elements of 16 bits that one access moves: rows of k elements are aligned to no more than this.
+constexpr int gemm_vector_elements(int k) {
+  return k % 8 == 0 ? 8 : k % 4 == 0 ? 4 : k % 2 == 0 ? 2 : 1;
+}
+
+/// gemv: k is cut into chunks of one access by each lane of a warp.
+constexpr int gemv_chunks(int k) {
+  const int chunk = 32 * gemm_vector_elements(k);
+  return (k + chunk - 1) / chunk;
+}
+
+/// gemv: x padded with zeros to whole chunks; the ring of weights, if it lies in shared memory; two
+/// buffers of partial sums where several warps share a row.
+constexpr int gemv_x_bytes(int k, int tile_m) {
+  return tile_m * gemv_chunks(k) * 32 * gemm_vector_elements(k) * 2;
+}
+constexpr int gemv_ring_bytes(int k, int warps, int rows_per_warp, int unroll, int stages) {
+  return warps * rows_per_warp * unroll * stages * 32 * gemm_vector_elements(k) * 2;
+}
+constexpr int gemv_smem_bytes(int k, int tile_m, int warps_n, int warps_k, int rows_per_warp,
+                              int unroll, int stages, bool async_copy) {
+  const int warps = warps_n * warps_k;
+  return gemv_x_bytes(k, tile_m) +
+         (async_copy ? gemv_ring_bytes(k, warps, rows_per_warp, unroll, stages) : 0) +
+         (warps_k > 1 ? 2 * warps * tile_m * rows_per_warp * 4 : 0);
+}
+
+/// reference: threads of a block, each with one element of y.
+constexpr int kReferenceThreads = 256;
+
+/// mma: `stages` tiles of x and w, and one word (padded) for the blocks that share an output tile.
+constexpr int mma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {
+  return stages * (tile_m + tile_n) * tile_k * 2 + 16;
+}
+
+}  // namespace quern

@@ -1,0 +1,192 @@
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "compiler/nvrtc.h"
+#include "runtime/base/error.h"
+#include "templates/common/workspace_args.h"
+#include "templates/embedded.h"
+#include "templates/gemm/gemm.h"
+#include "templates/gemm/gemm_args.h"
+#include "tests/support/support.h"
+
+using namespace quern;
+
+namespace {
+
+const GemmFamily family;
+
+GemmProblem problem(int m, int n, int k) {
+  GemmProblem p;
+  p.m = m, p.n = n, p.k = k;
+  return p;
+}
+
+GemmConfig legal_gemv() {
+  GemmConfig c;
+  c.kernel = "gemv";
+  c.tile_m = 1, c.warps_n = 4, c.warps_k = 2, c.rows_per_warp = 2, c.unroll = 2, c.stages = 4;
+  c.async_copy = true, c.blocks_per_sm = 2;
+  return c;
+}
+
+GemmConfig legal_mma() {
+  GemmConfig c;
+  c.tile_m = 64, c.tile_n = 64, c.tile_k = 64, c.warps_m = 2, c.warps_n = 2, c.stages = 4;
+  c.split_k = 1, c.group_m = 8;
+  return c;
+}
+
+bool mentions(const std::optional<std::string>& reason, const std::string& words) {
+  return reason && reason->find(words) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("candidates are few, legal, in the declared space, and start with a kernel of ours") {
+  for (const Arch& arch : known_archs())
+    for (const auto& [n, k] :
+         {std::pair{4096, 4096}, {4096, 14336}, {512, 64}, {511, 172}, {33, 77}, {1, 1}})
+      for (const int m : {1, 2, 3, 7, 16, 17, 64, 8192}) {
+        const Params p = to_params(problem(m, n, k));
+        INFO(arch.name(), " ", to_text(p));
+        const auto configs = family.candidates(p, arch);
+        REQUIRE_FALSE(configs.empty());
+        CHECK_LE(configs.size(), 40);
+        CHECK_FALSE(family.is_library(configs.front()));
+        CHECK_FALSE(family.unsupported(p, arch));
+        const auto space = family.space(p);
+        for (const Params& config : configs) {
+          INFO(to_text(config));
+          CHECK_FALSE(family.reject_reason(p, config, arch));
+          CHECK_NE(config["kernel"], "reference");
+          for (const Tunable& tunable : space)
+            CHECK_NE(std::count(tunable.values.begin(), tunable.values.end(), config[tunable.name]),
+                     0);
+          if (family.is_library(config)) continue;
+          const LaunchPlan plan = family.plan(p, config, arch);
+          CHECK_GE(plan.grid[0], 1);
+          CHECK_LE(plan.smem_bytes, static_cast<unsigned>(arch.smem_per_block_bytes));
+          CHECK_EQ(plan.pdl, arch.has_pdl());
+        }
+      }
+}
+
+TEST_CASE("a config that cannot run is refused with its reason") {
+  const Arch ampere = parse_arch("sm_86"), hopper = parse_arch("sm_90a");
+  const GemmProblem p = problem(1, 4096, 4096);
+  REQUIRE_FALSE(reject_reason(p, legal_gemv(), hopper));
+  REQUIRE_FALSE(reject_reason(p, legal_mma(), hopper));
+
+  GemmConfig c = legal_gemv();
+  CHECK(mentions(reject_reason(problem(2, 64, 64), c, hopper), "m = 2 is more than tile_m = 1"));
+  c.unroll = 8, c.rows_per_warp = 1, c.warps_k = 4;
+  CHECK(mentions(reject_reason(p, c, hopper), "more than the 16 chunks"));
+  c = legal_gemv();
+  CHECK(mentions(reject_reason(problem(1, 64, 77), c, hopper), "cp.async"));
+  c.split_k = 2;
+  CHECK(mentions(reject_reason(p, c, hopper), "has no tunable split_k"));
+
+  c = legal_mma();
+  c.tile_m = 128, c.tile_n = 128;
+  CHECK(mentions(reject_reason(p, c, ampere), "131088 bytes of shared memory"));
+  CHECK(mentions(reject_reason(p, c, ampere), "101376"));
+  c = legal_mma();
+  c.tile_k = 48;
+  CHECK(mentions(reject_reason(p, c, hopper), "tile_k = 48 is not in the space"));
+  c = legal_mma();
+  c.warps_m = 4, c.tile_m = 32;
+  CHECK(mentions(reject_reason(p, c, hopper), "not a multiple of 16"));
+  c = legal_mma();
+  c.split_k = 8;
+  CHECK(mentions(reject_reason(problem(1, 64, 64), c, hopper), "more than the 1 tiles of k"));
+  CHECK(mentions(reject_reason(problem(1 << 18, 1 << 18, 4096), c, hopper), "counters"));
+  c = legal_mma();
+  c.kernel = "marlin";
+  CHECK(mentions(reject_reason(p, c, hopper), "'marlin' is not a kernel of gemm"));
+
+  GemmConfig library;
+  library.kernel = "cublaslt";
+  CHECK_FALSE(reject_reason(p, library, hopper));
+  CHECK(mentions(reject_reason(problem(4, 511, 172), library, hopper), "multiples of 8"));
+}
+
+TEST_CASE("absurd numbers are refused, not computed with") {
+  const Arch arch = parse_arch("sm_90a");
+  constexpr int most = std::numeric_limits<int>::max(), least = std::numeric_limits<int>::min();
+  const Params names = to_params(GemmConfig{});
+  for (const int value : {most, least, -1, 1 << 20}) {
+    CHECK(unsupported(problem(value, most, 8), arch));
+    Params p = to_params(problem(16, 64, 64));
+    for (const char* kernel : {"gemv", "mma", "cublaslt", "reference"})
+      for (const auto& [key, unused] : names.items()) {
+        if (key == "kernel" || key == "async_copy") continue;
+        Params config = to_params(std::string(kernel) == "gemv" ? legal_gemv() : legal_mma());
+        config["kernel"] = kernel;
+        config[key] = value;
+        CHECK(family.reject_reason(p, config, arch));
+        CHECK_THROWS_AS(family.source(p, config, arch), InputError);
+        CHECK_THROWS_AS(family.plan(p, config, arch), InputError);
+      }
+  }
+  Params wrong = to_params(problem(1, 64, 64));
+  wrong["dtype"] = "f32";
+  CHECK(mentions(family.unsupported(wrong, arch), "bf16 or f16"));
+  wrong.erase("n");
+  CHECK_THROWS_AS(family.candidates(wrong, arch), InputError);
+}
+
+TEST_CASE("m is no part of a kernel's source, and split sums get counters and room") {
+  const Arch arch = parse_arch("sm_90a");
+  const Params one = to_params(problem(3, 4096, 4096)), other = to_params(problem(7, 4096, 4096));
+  GemmConfig c = legal_mma();
+  c.split_k = 4;
+  const Params config = to_params(c);
+  CHECK_EQ(family.source(one, config, arch).source, family.source(other, config, arch).source);
+  const LaunchPlan plan = family.plan(one, config, arch);
+  CHECK_EQ(plan.grid[0], 64u * 4);
+  CHECK_EQ(plan.workspace_bytes, kCounterBytes + std::size_t{64} * 4 * 64 * 64 * 4);
+  const std::array<std::uint64_t, 3> addresses = {256, 512, 768};
+  CHECK_EQ(family.pack_args(one, config, addresses, 1024).size(), sizeof(GemmArgs));
+}
+
+TEST_CASE("default kernels compile for every architecture without spilling") {
+  const Nvrtc nvrtc;
+  for (const Arch& arch : known_archs())
+    for (const auto& p :
+         {problem(1, 4096, 4096), problem(16, 4096, 4096), problem(512, 511, 172)}) {
+      const Params params = to_params(p);
+      const Params config = family.candidates(params, arch).front();
+      INFO(arch.name(), " ", to_text(params), " ", to_text(config));
+      const KernelSource source = family.source(params, config, arch);
+      const KernelImage image = nvrtc.compile(
+          {"gemm", source.source, source.entry, arch, source.options}, embedded_templates());
+      CHECK_FALSE(image.cubin.empty());
+      CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
+      CHECK_EQ(image.report.stack_bytes, 0);
+    }
+}
+
+TEST_CASE("each kind of kernel compiles, at odd k and for other dtypes") {
+  const Nvrtc nvrtc;
+  const Arch arch = parse_arch("sm_80");
+  const auto compile = [&](const GemmProblem& p, const GemmConfig& c) {
+    const Params params = to_params(p), config = to_params(c);
+    INFO(to_text(params), " ", to_text(config));
+    const KernelSource source = family.source(params, config, arch);
+    const KernelImage image = nvrtc.compile(
+        {"gemm", source.source, source.entry, arch, source.options}, embedded_templates());
+    CHECK_EQ(image.report.stack_bytes, 0);
+  };
+  GemmProblem p = problem(3, 33, 77);
+  GemmConfig reference;
+  reference.kernel = "reference";
+  compile(p, reference);
+  p.dtype = DType::f16, p.out_dtype = DType::f32;
+  GemmConfig c = legal_gemv();
+  c.async_copy = false, c.stages = 2, c.tile_m = 4, c.unroll = 1;
+  compile(p, c);
+  compile(p, legal_mma());
+}
