@@ -7,6 +7,12 @@ using namespace quern::test;
 
 namespace {
 
+FamilyCheck at_most(std::size_t candidates) {
+  FamilyCheck check;
+  check.max_candidates = candidates;
+  return check;
+}
+
 struct Heads {
   int num_heads, num_kv_heads, head_dim, page_size, window;
   DType dtype;
@@ -57,6 +63,6 @@ TEST_CASE("prefill attention is causal over ragged queries and an older past") {
     for (const PrefillTrial& family : trials) {
       const Params problem =
           family.problem(h.num_heads, h.num_kv_heads, h.head_dim, h.page_size, h.window, h.dtype);
-      check_family(gpu, family, problem, prefill_attention_oracle, {.max_candidates = 8});
+      check_family(gpu, family, problem, prefill_attention_oracle, at_most(8));
     }
 }

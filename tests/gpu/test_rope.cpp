@@ -8,6 +8,12 @@ using namespace quern::test;
 
 namespace {
 
+FamilyCheck at_most(std::size_t candidates) {
+  FamilyCheck check;
+  check.max_candidates = candidates;
+  return check;
+}
+
 /// Every third token is padding.
 class PaddedRope : public RopeAppendFamily {
  public:
@@ -31,6 +37,6 @@ TEST_CASE("queries and keys are rotated, keys and values appended, padding skipp
         p.num_tokens = tokens, p.batch = 3, p.max_blocks = 4, p.num_pages = 12;
         p.max_positions = 256, p.num_heads = 6, p.num_kv_heads = 2, p.head_dim = head_dim;
         p.dtype = dtype;
-        check_family(gpu, family, to_params(p), rope_append_oracle, {.max_candidates = 4});
+        check_family(gpu, family, to_params(p), rope_append_oracle, at_most(4));
       }
 }

@@ -9,6 +9,12 @@ using namespace quern::test;
 
 namespace {
 
+FamilyCheck at_most(std::size_t candidates) {
+  FamilyCheck check;
+  check.max_candidates = candidates;
+  return check;
+}
+
 const std::vector<SamplingParams> kinds = {
     {0.0f, 0, 1.0f, 0.0f, 1, 2, {}},     {0.8f, 40, 0.95f, 0.0f, 3, 4, {}},
     {1.0f, 0, 1.0f, 0.0f, 5, 6, {}},     {0.7f, 0, 0.9f, 0.0f, 7, 8, {}},
@@ -26,7 +32,7 @@ std::vector<float> gaussian(std::size_t count, float stddev, std::uint32_t seed)
 
 void check(GpuFixture& gpu, std::vector<float> logits) {
   const SamplingTrial family(std::move(logits), kinds);
-  check_family(gpu, family, family.problem(16), sampling_oracle, {.max_candidates = 6});
+  check_family(gpu, family, family.problem(16), sampling_oracle, at_most(6));
 }
 
 }  // namespace
@@ -62,6 +68,6 @@ TEST_CASE("a vocabulary of 128256 is sampled as its sorted reference says") {
   GpuFixture gpu;
   for (const float stddev : {3.0f, 0.5f}) {
     const SamplingTrial family(gaussian(kinds.size() * 128256, stddev, 11), kinds);
-    check_family(gpu, family, family.problem(16), {}, {.max_candidates = 6});
+    check_family(gpu, family, family.problem(16), {}, at_most(6));
   }
 }
