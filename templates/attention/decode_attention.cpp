@@ -79,6 +79,14 @@ int splits_of(const DecodeAttentionProblem& p, const DecodeAttentionConfig& c, c
   return std::clamp(wanted, 1, useful);
 }
 
+/// The config, or InputError with the reason why it cannot run.
+DecodeAttentionConfig legal(const DecodeAttentionProblem& problem, const Params& params,
+                            const Arch& arch) {
+  const auto config = from_params<DecodeAttentionConfig>(params);
+  if (const auto reason = complaint(problem, config, arch)) throw InputError(*reason);
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> DecodeAttentionFamily::dynamic_fields() const {
@@ -149,9 +157,9 @@ Params DecodeAttentionFamily::reference_config(const Params&) const {
 }
 
 KernelSource DecodeAttentionFamily::source(const Params& params, const Params& config_params,
-                                           const Arch&) const {
+                                           const Arch& arch) const {
   const auto problem = parse(params);
-  const auto config = from_params<DecodeAttentionConfig>(config_params);
+  const auto config = legal(problem, config_params, arch);
   const bool naive = config.kernel == "reference";
   const std::string entry = "quern_decode_attention";
   return {fmt::format("#include \"attention/{}.cuh\"\n{}{}"
@@ -170,7 +178,7 @@ KernelSource DecodeAttentionFamily::source(const Params& params, const Params& c
 LaunchPlan DecodeAttentionFamily::plan(const Params& params, const Params& config_params,
                                        const Arch& arch) const {
   const auto p = parse(params);
-  const auto c = from_params<DecodeAttentionConfig>(config_params);
+  const auto c = legal(p, config_params, arch);
   LaunchPlan plan;
   plan.block[0] = static_cast<unsigned>(c.warps * 32);
   plan.pdl = c.pdl;

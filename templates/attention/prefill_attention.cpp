@@ -91,6 +91,14 @@ Lengths lengths_of(const PrefillAttentionProblem& p) {
   return lengths;
 }
 
+/// The config, or InputError with the reason why it cannot run.
+PrefillAttentionConfig legal(const PrefillAttentionProblem& problem, const Params& params,
+                             const Arch& arch) {
+  const auto config = from_params<PrefillAttentionConfig>(params);
+  if (const auto reason = complaint(problem, config, arch)) throw InputError(*reason);
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> PrefillAttentionFamily::dynamic_fields() const {
@@ -149,9 +157,9 @@ Params PrefillAttentionFamily::reference_config(const Params&) const {
 }
 
 KernelSource PrefillAttentionFamily::source(const Params& params, const Params& config_params,
-                                            const Arch&) const {
+                                            const Arch& arch) const {
   const auto problem = parse(params);
-  const auto config = from_params<PrefillAttentionConfig>(config_params);
+  const auto config = legal(problem, config_params, arch);
   const bool naive = config.kernel == "reference";
   const std::string entry = "quern_prefill_attention";
   return {
@@ -169,9 +177,9 @@ KernelSource PrefillAttentionFamily::source(const Params& params, const Params& 
 }
 
 LaunchPlan PrefillAttentionFamily::plan(const Params& params, const Params& config_params,
-                                        const Arch&) const {
+                                        const Arch& arch) const {
   const auto p = parse(params);
-  const auto c = from_params<PrefillAttentionConfig>(config_params);
+  const auto c = legal(p, config_params, arch);
   const bool naive = c.kernel == "reference";
   LaunchPlan plan;
   plan.block[0] = static_cast<unsigned>(c.warps * 32);

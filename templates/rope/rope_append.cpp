@@ -47,6 +47,13 @@ std::uint16_t from_float(DType dtype, float value) {
   return dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
 }
 
+/// The config, or InputError with the reason why it cannot run.
+RopeAppendConfig legal(const RopeAppendProblem& problem, const Params& params, const Arch& arch) {
+  const auto config = from_params<RopeAppendConfig>(params);
+  if (const auto reason = complaint(problem, config, arch)) throw InputError(*reason);
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> RopeAppendFamily::dynamic_fields() const {
@@ -83,9 +90,9 @@ std::optional<std::string> RopeAppendFamily::reject_reason(const Params& params,
 }
 
 KernelSource RopeAppendFamily::source(const Params& params, const Params& config_params,
-                                      const Arch&) const {
+                                      const Arch& arch) const {
   const auto problem = parse(params);
-  const auto config = from_params<RopeAppendConfig>(config_params);
+  const auto config = legal(problem, config_params, arch);
   const std::string entry = "quern_rope_append";
   return {fmt::format("#include \"rope/rope_append.cuh\"\n{}{}"
                       "extern \"C\" __global__ void __launch_bounds__({}) {}("
@@ -99,9 +106,9 @@ KernelSource RopeAppendFamily::source(const Params& params, const Params& config
 }
 
 LaunchPlan RopeAppendFamily::plan(const Params& params, const Params& config_params,
-                                  const Arch&) const {
+                                  const Arch& arch) const {
   const auto p = parse(params);
-  const auto c = from_params<RopeAppendConfig>(config_params);
+  const auto c = legal(p, config_params, arch);
   const std::int64_t pieces = static_cast<std::int64_t>(p.num_tokens) *
                               (p.num_heads + 2 * p.num_kv_heads) * (p.head_dim / 2 / c.vector);
   const std::int64_t per_block = static_cast<std::int64_t>(c.threads) * c.unroll;

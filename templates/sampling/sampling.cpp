@@ -105,6 +105,13 @@ int choose(std::span<const float> logits, const SamplingParams& params, int posi
   return best;
 }
 
+/// The config, or InputError with the reason why it cannot run.
+SamplingConfig legal(const Params& params, const Arch& arch) {
+  const auto config = from_params<SamplingConfig>(params);
+  if (const auto reason = complaint(config, arch)) throw InputError(*reason);
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> SamplingFamily::dynamic_fields() const {
@@ -144,9 +151,9 @@ std::optional<std::string> SamplingFamily::reject_reason(const Params& params, c
 Params SamplingFamily::reference_config(const Params&) const { return nullptr; }
 
 KernelSource SamplingFamily::source(const Params& params, const Params& config_params,
-                                    const Arch&) const {
+                                    const Arch& arch) const {
   parse(params);
-  const auto config = from_params<SamplingConfig>(config_params);
+  const auto config = legal(config_params, arch);
   const std::string entry = "quern_sampling";
   return {
       fmt::format("#include \"sampling/sampling.cuh\"\n{}{}"
@@ -160,9 +167,9 @@ KernelSource SamplingFamily::source(const Params& params, const Params& config_p
 }
 
 LaunchPlan SamplingFamily::plan(const Params& params, const Params& config_params,
-                                const Arch&) const {
+                                const Arch& arch) const {
   const auto p = parse(params);
-  const auto c = from_params<SamplingConfig>(config_params);
+  const auto c = legal(config_params, arch);
   LaunchPlan plan;
   plan.grid = {static_cast<unsigned>(c.blocks), static_cast<unsigned>(p.batch), 1};
   plan.block[0] = static_cast<unsigned>(c.threads);

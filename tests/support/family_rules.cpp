@@ -1,0 +1,97 @@
+#include "tests/support/family_rules.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "compiler/nvrtc.h"
+#include "runtime/base/error.h"
+#include "templates/embedded.h"
+#include "tests/support/support.h"
+
+namespace quern::test {
+
+void check_family_rules(const Family& family, const Params& problem) {
+  for (const OperandSpec& spec : family.operands(problem))
+    if (!spec.values.empty()) CHECK_EQ(spec.values.size(), spec.num_elements());
+  const std::vector<std::uint64_t> addresses(family.operands(problem).size(), 4096);
+  CHECK_GT(family.cost(problem).bytes, 0);
+  const auto space = family.space(problem);
+  for (const Arch& arch : known_archs()) {
+    INFO(family.name(), " ", arch.name(), " ", to_text(problem));
+    CHECK_FALSE(family.unsupported(problem, arch));
+    auto configs = family.candidates(problem, arch);
+    REQUIRE_FALSE(configs.empty());
+    CHECK_LE(configs.size(), 40);
+    if (!family.reference_config(problem).is_null())
+      configs.push_back(family.reference_config(problem));
+    for (const Params& config : configs) {
+      INFO(to_text(config));
+      CHECK_FALSE(family.reject_reason(problem, config, arch));
+      for (const Tunable& tunable : space)
+        CHECK_NE(std::count(tunable.values.begin(), tunable.values.end(), config[tunable.name]), 0);
+      const LaunchPlan plan = family.plan(problem, config, arch);
+      for (const unsigned extent : plan.grid) CHECK_GE(extent, 1);
+      CHECK_LE(plan.grid[1], 65535);
+      CHECK_LE(plan.grid[2], 65535);
+      CHECK_LE(plan.block[0], 1024);
+      CHECK_LE(plan.smem_bytes, static_cast<unsigned>(arch.smem_per_block_bytes));
+      CHECK_FALSE(family.pack_args(problem, config, addresses, 4096).empty());
+      CHECK_THROWS_AS(family.pack_args(problem, config, {}, 4096), InputError);
+      Params other = problem;
+      for (const std::string& field : family.dynamic_fields())
+        other[field] = problem[field].get<int>() + 1;
+      if (!family.unsupported(other, arch))
+        CHECK_EQ(family.source(other, config, arch).source,
+                 family.source(problem, config, arch).source);
+    }
+  }
+}
+
+void check_family_compiles(const Family& family, const Params& problem, std::size_t more) {
+  static const Nvrtc nvrtc;
+  for (const Arch& arch : known_archs()) {
+    const auto configs = family.candidates(problem, arch);
+    const std::size_t count = arch.cc() == 80 || arch.cc() == 90 ? 1 + more : 1;
+    for (std::size_t i = 0; i < std::min(count, configs.size()); ++i) {
+      const Params& config = configs[i * configs.size() / std::min(count, configs.size())];
+      INFO(family.name(), " ", arch.name(), " ", to_text(problem), " ", to_text(config));
+      const KernelSource source = family.source(problem, config, arch);
+      const KernelImage image = nvrtc.compile(
+          {std::string(family.name()), source.source, source.entry, arch, source.options},
+          embedded_templates());
+      CHECK_FALSE(image.cubin.empty());
+      CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
+      CHECK_EQ(image.report.stack_bytes, 0);
+    }
+  }
+}
+
+void check_family_refuses_nonsense(const Family& family, const Params& problem) {
+  const Arch arch = parse_arch("sm_90a");
+  const Params config = family.candidates(problem, arch).front();
+  for (const int value : {std::numeric_limits<int>::max(), std::numeric_limits<int>::min(), -1}) {
+    for (const auto& [key, original] : problem.items()) {
+      if (!original.is_number_integer()) continue;
+      Params wrong = problem;
+      wrong[key] = value;
+      INFO(to_text(wrong));
+      CHECK(family.unsupported(wrong, arch));
+      CHECK_THROWS_AS(family.plan(wrong, config, arch), InputError);
+      CHECK_THROWS_AS(family.operands(wrong), InputError);
+    }
+    for (const auto& [key, original] : config.items()) {
+      if (!original.is_number_integer()) continue;
+      Params wrong = config;
+      wrong[key] = value;
+      INFO(to_text(wrong));
+      CHECK(family.reject_reason(problem, wrong, arch));
+      CHECK_THROWS_AS(family.plan(problem, wrong, arch), InputError);
+      CHECK_THROWS_AS(family.source(problem, wrong, arch), InputError);
+    }
+  }
+  Params missing = problem;
+  missing.erase(missing.begin());
+  CHECK_THROWS_AS(family.candidates(missing, arch), InputError);
+}
+
+}  // namespace quern::test
