@@ -118,8 +118,8 @@ __device__ __forceinline__ void decode_attention(const DecodeArgs& args) {
       const int row = i / chunks;
       const bool valid = position + row >= first && position + row < kv_len;
       const u32 at = to + row * pitch * 2 + i % chunks * 16;
-      copy_async_16(at, k_cache + offset + i * 8, valid);
-      copy_async_16(at + tile_bytes, v_cache + offset + i * 8, valid);
+      copy_async<16>(at, k_cache + offset + i * 8, valid);
+      copy_async<16>(at + tile_bytes, v_cache + offset + i * 8, valid);
     }
   };
 #pragma unroll

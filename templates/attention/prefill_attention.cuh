@@ -91,8 +91,8 @@ __device__ __forceinline__ void prefill_attention(const PrefillArgs& args) {
       const i64 offset =
           ((page * num_kv_heads + kv_head) * page_size + j % page_size) * head_dim + chunk * 8;
       const u32 at = to + row * pitch * 2 + chunk * 16;
-      copy_async_16(at, k_cache + offset, valid);
-      copy_async_16(at + tile_bytes, v_cache + offset, valid);
+      copy_async<16>(at, k_cache + offset, valid);
+      copy_async<16>(at + tile_bytes, v_cache + offset, valid);
     }
   };
 #pragma unroll

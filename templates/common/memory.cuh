@@ -1,6 +1,6 @@
 // Vector loads and stores, and the asynchronous copies of sm_80 and later.
 //
-// Sources: PTX ISA 9.0, "ld", "cp.async", "createpolicy".
+// Sources: PTX ISA 9.0, "ld", "cp.async".
 #pragma once
 #include "common/types.cuh"
 
@@ -99,45 +99,20 @@ __device__ __forceinline__ void store_shared(u32 to_shared, u16 bits) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(to_shared), "h"(bits) : "memory");
 }
 
-/// Copies 16 bytes global to shared; where `valid` is false the destination is zero-filled and
-/// nothing is read.
-__device__ __forceinline__ void copy_async_16(u32 to_shared, const void* from, bool valid = true) {
-  const int size = valid ? 16 : 0;
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from),
-               "r"(size)
-               : "memory");
-}
-/// The same for 4 or 8 bytes.
+/// Copies 4, 8 or 16 bytes global to shared; where `valid` is false the destination is zero-filled
+/// and nothing is read. There is no L2 policy on purpose: ptxas 13.0 encodes cp.async with
+/// `.L2::cache_hint` and a uniform shared address on sm_90a as an instruction that the H200 refuses.
 template <int bytes>
-__device__ __forceinline__ void copy_async_small(u32 to_shared, const void* from,
-                                                 bool valid = true) {
-  static_assert(bytes == 4 || bytes == 8, "cp.async.ca moves 4, 8 or 16 bytes");
-  const int size = valid ? bytes : 0;
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to_shared), "l"(from),
-               "n"(bytes), "r"(size)
-               : "memory");
-}
-/// L2 policy of data that is read once: the first to be evicted.
-__device__ __forceinline__ u64 evict_first_policy() {
-  u64 policy;
-  asm volatile("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-  return policy;
-}
-/// Copies 4, 8 or 16 bytes global to shared under an L2 policy; zero-fills where not `valid`.
-template <int bytes>
-__device__ __forceinline__ void copy_async_hinted(u32 to_shared, const void* from, u64 policy,
-                                                  bool valid = true) {
+__device__ __forceinline__ void copy_async(u32 to_shared, const void* from, bool valid = true) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");
   const int size = valid ? bytes : 0;
   if constexpr (bytes == 16)
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(
-                     to_shared),
-                 "l"(from), "r"(size), "l"(policy)
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to_shared), "l"(from),
+                 "r"(size)
                  : "memory");
   else
-    asm volatile("cp.async.ca.shared.global.L2::cache_hint [%0], [%1], %2, %3, %4;" ::"r"(
-                     to_shared),
-                 "l"(from), "n"(bytes), "r"(size), "l"(policy)
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(to_shared), "l"(from),
+                 "n"(bytes), "r"(size)
                  : "memory");
 }
 __device__ __forceinline__ void copy_async_commit() {

@@ -205,17 +205,16 @@ struct Gemv {
       constexpr int kStep = kRows * kUnroll * kWarp * kVecBytes;  // bytes of a warp's stage
       unsigned char* mine = ring + warp * kStages * kStep + lane * kVecBytes;
       const u32 mine_address = shared_address(mine);
-      const u64 policy = evict_first_policy();
       const auto issue = [&](int step, int slot) {
         if (step < num_steps) {
 #pragma unroll
           for (int r = 0; r < kRows; ++r)
 #pragma unroll
             for (int u = 0; u < kUnroll; ++u)
-              copy_async_hinted<kVecBytes>(
+              copy_async<kVecBytes>(
                   mine_address +
                       static_cast<u32>(slot * kStep + (r * kUnroll + u) * kWarp * kVecBytes),
-                  address(w, load, r, u, warp_k, lane), policy);
+                  address(w, load, r, u, warp_k, lane));
           load.advance();
         }
         copy_async_commit();  // an empty group too: waiting counts groups

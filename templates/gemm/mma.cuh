@@ -74,9 +74,9 @@ struct MmaGemm {
   /// thread's first piece at column 0, in the tile's row `row` and column `column`; `row0` is the
   /// tile's first row; with `whole`, all of the rows exist. A copy that is not valid reads nothing,
   /// so its address may lie anywhere.
-  template <int rows, bool whole, bool stream>
+  template <int rows, bool whole>
   static __device__ __forceinline__ void load_tile(u32 to, const T* from, int row, int column,
-                                                   int row0, int limit, int k0, u64 policy) {
+                                                   int row0, int limit, int k0) {
     constexpr int kUnroll = kVec == 8 ? ceil_div(rows, kPass) : 4;
     from += k0;
     const u32 first = to + offset(static_cast<u32>(row), static_cast<u32>(column));
@@ -93,12 +93,8 @@ struct MmaGemm {
                              : to + offset(static_cast<u32>(row + below), static_cast<u32>(column));
       if constexpr (kVec == 1) {  // too small for cp.async; the barrier before use publishes it
         store_shared(target, valid ? source->bits : static_cast<u16>(0));
-      } else if constexpr (stream) {
-        copy_async_hinted<kVec * 2>(target, source, policy, valid);
-      } else if constexpr (kVec == 8) {
-        copy_async_16(target, source, valid);
       } else {
-        copy_async_small<kVec * 2>(target, source, valid);
+        copy_async<kVec * 2>(target, source, valid);
       }
     }
   }
@@ -220,16 +216,15 @@ struct MmaGemm {
     const T* x = static_cast<const T*>(args.x) + static_cast<i64>(row0 + row) * kK + column;
     const T* w = static_cast<const T*>(args.w) + static_cast<i64>(column0 + row) * kK + column;
     const u32 ring = shared_address(smem);
-    const u64 policy = kStreamW ? evict_first_policy() : 0;
     const auto load_x = [&](int tile_k, int stage) {
       if (tile_k < end)
-        load_tile<kTileM, false, false>(ring + stage * kStageBytes, x, row, column, row0, m,
-                                        tile_k * kTileK, 0);
+        load_tile<kTileM, false>(ring + stage * kStageBytes, x, row, column, row0, m,
+                                        tile_k * kTileK);
     };
     const auto load_w = [&](int tile_k, int stage) {
       if (tile_k < end)
-        load_tile<kTileN, kN % kTileN == 0, kStreamW>(ring + stage * kStageBytes + kBytesX, w, row,
-                                                      column, column0, kN, tile_k * kTileK, policy);
+        load_tile<kTileN, kN % kTileN == 0>(ring + stage * kStageBytes + kBytesX, w, row,
+                                                      column, column0, kN, tile_k * kTileK);
     };
 
     pdl_launch_dependents();
