@@ -113,13 +113,17 @@ __device__ __forceinline__ void decode_attention(const DecodeArgs& args) {
     const i64 offset =
         ((page * num_kv_heads + kv_head) * page_size + position % page_size) * head_dim;
     const u32 to = ring + step % stages * 2 * tile_bytes;
+    const T* const k = k_cache + offset + lane * 8;
+    const T* const v = v_cache + offset + lane * 8;
 #pragma unroll
-    for (int i = lane; i < tokens * chunks; i += kWarp) {
-      const int row = i / chunks;
-      const bool valid = position + row >= first && position + row < kv_len;
-      const u32 at = to + row * pitch * 2 + i % chunks * 16;
-      copy_async<16>(at, k_cache + offset + i * 8, valid);
-      copy_async<16>(at + tile_bytes, v_cache + offset + i * 8, valid);
+    for (int n = 0; n < ceil_div(tokens * chunks, kWarp); ++n) {
+      const u32 i = n * kWarp + lane, row = i / chunks;
+      if (tokens * chunks % kWarp != 0 && row >= tokens) break;
+      const int j = position + static_cast<int>(row);
+      const bool valid = j >= first && j < kv_len;
+      const u32 at = to + row * (pitch * 2) + i % chunks * 16;
+      copy_async<16>(at, k + n * kWarp * 8, valid);
+      copy_async<16>(at + tile_bytes, v + n * kWarp * 8, valid);
     }
   };
 #pragma unroll

@@ -84,13 +84,15 @@ __device__ __forceinline__ void prefill_attention(const PrefillArgs& args) {
     i64 page = 0;
     if constexpr (page_size % tile_kv == 0) page = table[position / page_size];
 #pragma unroll
-    for (int i = threadIdx.x; i < tile_kv * chunks; i += threads) {
-      const int row = i / chunks, chunk = i % chunks, j = position + row;
+    for (int n = 0; n < ceil_div(tile_kv * chunks, threads); ++n) {
+      const u32 i = n * threads + threadIdx.x, row = i / chunks, chunk = i % chunks;
+      if (tile_kv * chunks % threads != 0 && row >= tile_kv) break;
+      const int j = position + static_cast<int>(row);
       const bool valid = j >= block_first && j <= block_last;
       if constexpr (page_size % tile_kv != 0) page = valid ? table[j / page_size] : 0;
       const i64 offset =
           ((page * num_kv_heads + kv_head) * page_size + j % page_size) * head_dim + chunk * 8;
-      const u32 at = to + row * pitch * 2 + chunk * 16;
+      const u32 at = to + row * (pitch * 2) + chunk * 16;
       copy_async<16>(at, k_cache + offset, valid);
       copy_async<16>(at + tile_bytes, v_cache + offset, valid);
     }
