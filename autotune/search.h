@@ -56,7 +56,7 @@ class TrialRunner {
 };
 
 struct SearchOptions {
-  std::size_t max_compiled = 24;         // candidates that get as far as the compiler
+  std::size_t max_compiled = 40;         // candidates that get as far as the compiler
   int quick_samples = 3;                 // of every candidate that passes the gate
   std::size_t finalists = 4;             // besides the default
   int min_rounds = 15, max_rounds = 61;  // of the interleaved final
