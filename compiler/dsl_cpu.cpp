@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <llvm/Config/llvm-config.h>
 #include <llvm/ExecutionEngine/Orc/ExecutionUtils.h>
 #include <llvm/ExecutionEngine/Orc/JITTargetMachineBuilder.h>
 #include <llvm/ExecutionEngine/Orc/LLJIT.h>
@@ -45,7 +46,11 @@ orc::JITTargetMachineBuilder host_target() {
 
 /// O3 for the CPU at hand, loops vectorised.
 void optimise(llvm::Module& module, llvm::TargetMachine& target) {
+#if LLVM_VERSION_MAJOR >= 21
+  module.setTargetTriple(target.getTargetTriple());
+#else
   module.setTargetTriple(target.getTargetTriple().str());
+#endif
   module.setDataLayout(target.createDataLayout());
   std::string log;
   llvm::raw_string_ostream out(log);
