@@ -72,11 +72,11 @@ std::int32_t sample(std::span<const float> logits, const SamplingParams& params,
   if (params.min_p > 0) threshold = std::max(threshold, largest + std::log(params.min_p));
 
   std::size_t best = 0;
-  float best_score = kLowest;
+  double best_score = -std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < scaled.size(); ++i) {
     if (!(scaled[i] >= threshold)) continue;
-    const float u = gumbel_uniform(params.seed, position, static_cast<std::uint32_t>(i));
-    const float score = scaled[i] - std::log(-std::log(u));
+    const double u = gumbel_uniform(params.seed, position, static_cast<std::uint32_t>(i));
+    const double score = static_cast<double>(scaled[i]) - std::log(-std::log(u));
     if (score > best_score) {
       best = i;
       best_score = score;
@@ -101,10 +101,10 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> x,
   return x;
 }
 
-float gumbel_uniform(std::uint64_t seed, std::uint32_t position, std::uint32_t token) {
+double gumbel_uniform(std::uint64_t seed, std::uint32_t position, std::uint32_t token) {
   const auto x = philox4x32({token, position, 0, 0}, {static_cast<std::uint32_t>(seed),
                                                       static_cast<std::uint32_t>(seed >> 32)});
-  return (static_cast<float>(x[0] >> 9) + 0.5f) * 0x1p-23f;
+  return (static_cast<double>(x[0] >> 8) + 0.5) * 0x1p-24;
 }
 
 }  // namespace quern

@@ -5,7 +5,7 @@
 //   top_p   then keeps the fewest most probable tokens whose renormalised mass reaches p;
 //   min_p   then keeps tokens of probability at least min_p times the largest;
 //   choice  argmax over what is kept of s + gumbel(u), u from Philox, key = seed, counter = (token
-//           id, position, 0, 0), which draws from the softmax of what is kept.
+//           id, new position, 0, 0), which draws from the softmax of what is kept.
 // Ties at thresholds are kept; ties of the choice go to the lowest index. A NaN is never chosen
 // unless all are. If the largest s is infinite, it is chosen. Then token = choice, position += 1,
 // kv_len += 1, and log[position] = choice where it fits.
@@ -246,7 +246,7 @@ __device__ __forceinline__ void sample(const SamplingArgs& args) {
   const u32 batch = blockIdx.y, block = blockIdx.x, blocks = gridDim.x;
   const int position = args.position[batch];
   S sampler{args.logits + static_cast<i64>(batch) * Problem::vocab_size, args.params[batch],
-            static_cast<u32>(position), shared, 0.0f, false};
+            static_cast<u32>(position) + 1, shared, 0.0f, false};
   const SamplingParams& params = sampler.params;
   const bool random = params.temperature > 0.0f;
   const bool filtered = random && ((params.top_k > 0 && params.top_k < Problem::vocab_size) ||

@@ -67,7 +67,7 @@ int sampled_token(std::span<const float> logits, const SamplingParams& params, i
     if (random && finite) {
       const auto bits =
           philox_oracle(params.seed_low, params.seed_high, static_cast<std::uint32_t>(i),
-                        static_cast<std::uint32_t>(position));
+                        static_cast<std::uint32_t>(position) + 1);
       const double u = (static_cast<double>(bits >> 8) + 0.5) / 16777216.0;
       value = static_cast<double>(logits[i] / params.temperature) - std::log(-std::log(u));
     }
