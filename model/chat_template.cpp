@@ -4,6 +4,7 @@
 
 #include <string_view>
 
+#include "model/utf8.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -13,13 +14,6 @@ std::int32_t required_token(const Tokenizer& tokenizer, std::string_view content
   if (const auto id = tokenizer.added_token_id(content)) return *id;
   throw InputError(
       fmt::format("this model has no Llama-3 chat format: its tokenizer lacks {}", content));
-}
-
-std::string_view trim(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\v\f\r";
-  const std::size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
 }  // namespace

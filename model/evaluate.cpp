@@ -4,10 +4,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <string_view>
 
 #include "model/chat_template.h"
 #include "model/json_reader.h"
+#include "model/utf8.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -23,13 +23,6 @@ double negative_log_likelihood(std::span<const float> logits, std::int32_t targe
   double sum = 0;
   for (const float logit : logits) sum += static_cast<double>(std::exp(logit - largest));
   return std::log(sum) - static_cast<double>(logits[static_cast<std::size_t>(target)] - largest);
-}
-
-std::string_view trim(std::string_view text) {
-  constexpr std::string_view kSpace = " \t\n\v\f\r";
-  const std::size_t first = text.find_first_not_of(kSpace);
-  if (first == std::string_view::npos) return {};
-  return text.substr(first, text.find_last_not_of(kSpace) - first + 1);
 }
 
 }  // namespace

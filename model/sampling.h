@@ -38,8 +38,7 @@ std::array<std::uint32_t, 4> philox4x32(std::array<std::uint32_t, 4> counter,
                                         std::array<std::uint32_t, 2> key);
 
 /// In (0, 1): with x = philox4x32({token, position, 0, 0}, {seed's low half, seed's high half})[0],
-/// ((x >> 9) + 0.5) * 2^-23. 23 bits, since with 24 the sum would not fit an f32 and could round
-/// to 1.
-float gumbel_uniform(std::uint64_t seed, std::uint32_t position, std::uint32_t token);
+/// ((x >> 8) + 0.5) * 2^-24. A double, since the largest would round to 1 as an f32.
+double gumbel_uniform(std::uint64_t seed, std::uint32_t position, std::uint32_t token);
 
 }  // namespace quern

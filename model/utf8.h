@@ -23,4 +23,7 @@ std::string replace_invalid_utf8(std::string_view text);
 /// Appends the character's UTF-8 form. `code_point` must be a Unicode scalar value.
 void append_utf8(std::string& out, char32_t code_point);
 
+/// `text` without the ASCII white space around it.
+std::string_view trim(std::string_view text);
+
 }  // namespace quern
