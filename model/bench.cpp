@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
+#include <span>
 
 #include "autotune/search.h"
 #include "runtime/base/error.h"
@@ -71,8 +72,7 @@ BenchResult bench_prefill(GpuModel& model, const ModelConfig& config, int tokens
     model.reset();
     const auto start = std::chrono::steady_clock::now();
     model.append(0, ids, GpuModel::Logits::none, true);
-    const std::chrono::duration<double, std::micro> took =
-        std::chrono::steady_clock::now() - start;
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
     if (i >= 2) samples.push_back(took.count());
   }
   const Timing timing = summarize(std::move(samples));
@@ -90,6 +90,49 @@ BenchResult bench_prefill(GpuModel& model, const ModelConfig& config, int tokens
   result.flops = 2.0 * static_cast<double>(config.num_layers) * (per_layer * tokens + attention) +
                  2.0 * hidden * static_cast<double>(config.vocab_size);
   return result;
+}
+
+namespace {
+
+Timing time_forward(Backend& backend, std::span<const std::int32_t> ids, int repeats, bool afresh) {
+  std::vector<double> samples;
+  for (int i = 0; i < repeats; ++i) {
+    if (afresh) backend.reset();
+    const auto start = std::chrono::steady_clock::now();
+    backend.forward(ids, LogitRows::last);
+    samples.push_back(
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+            .count());
+  }
+  return summarize(std::move(samples));
+}
+
+}  // namespace
+
+BenchResult bench_decode(Backend& backend, int context, int steps) {
+  const auto ids = random_tokens(backend.config(), std::max(1, context));
+  backend.reset();
+  if (context > 0) backend.forward(ids, LogitRows::last);
+  const Timing timing = time_forward(backend, std::span(ids).first(1), steps, false);
+  return {"decode",
+          1,
+          steps,
+          context,
+          timing.median_us / 1e3,
+          timing.spread_us / 1e3,
+          1e6 / timing.median_us};
+}
+
+BenchResult bench_prefill(Backend& backend, int tokens, int repeats) {
+  const auto ids = random_tokens(backend.config(), tokens);
+  const Timing timing = time_forward(backend, ids, repeats, true);
+  return {"prefill",
+          1,
+          tokens,
+          0,
+          timing.median_us / 1e3,
+          timing.spread_us / 1e3,
+          tokens * 1e6 / timing.median_us};
 }
 
 }  // namespace quern

@@ -3,10 +3,13 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <new>
+#include <system_error>
 
 #include "cache/image_store.h"
 #include "runtime/base/error.h"
@@ -28,34 +31,67 @@ void read_environment(Common& common) {
   if (const char* home = std::getenv("CUDA_HOME"))
     common.library_dirs = {fmt::format("{}/lib64", home), fmt::format("{}/lib", home)};
   try {
-    common.cache =
-        cache_folder(std::getenv("QUERN_CACHE"), std::getenv("XDG_CACHE_HOME"), std::getenv("HOME"));
+    common.cache = cache_folder(std::getenv("QUERN_CACHE"), std::getenv("XDG_CACHE_HOME"),
+                                std::getenv("HOME"));
   } catch (const InputError&) {
     // Only a command that needs the cache complains.
   }
 }
 
-int report(const char* sentence, int code) {
-  fmt::print(stderr, "quern: {}\n", sentence);
+int report(std::string_view sentence, int code) {
+  note("quern: {}\n", sentence);
   return code;
+}
+
+[[noreturn]] void fail_output() {
+  throw Error(fmt::format("cannot write to stdout: {}", std::strerror(errno)));
+}
+
+std::string device_problem(const std::string& device) {
+  try {
+    gpu_ordinal(device);
+    return {};
+  } catch (const InputError& error) {
+    return error.what();
+  }
+}
+
+/// The parser's sentence, or a better one where a command is missing or does not exist.
+std::string usage_problem(const CLI::App& app, const CLI::ParseError& error) {
+  const CLI::App* command = &app;
+  std::string so_far = "quern";
+  while (!command->get_subcommands().empty()) {
+    command = command->get_subcommands().front();
+    so_far += " " + command->get_name();
+  }
+  const bool is_group = !command->get_subcommands([](const CLI::App*) { return true; }).empty();
+  if (!is_group || dynamic_cast<const CLI::RequiredError*>(&error) == nullptr) return error.what();
+  const auto words = app.remaining(true);
+  if (words.empty()) return fmt::format("{} needs a command: {} --help lists them", so_far, so_far);
+  return fmt::format("'{} {}' is no command: {} --help lists them", so_far, words.front(), so_far);
 }
 
 int run(int argc, char** argv) {
   Common common;
   read_environment(common);
   set_log_sink([](LogLevel level, std::string_view message) {
-    fmt::print(stderr, "quern: {}{}\n", level == LogLevel::warning ? "warning: " : "", message);
+    note("quern: {}{}\n", level == LogLevel::warning ? "warning: " : "", message);
   });
-  CLI::App app("Compiles, tunes and caches GPU kernels for this machine and runs Llama models on them.",
-               "quern");
+  CLI::App app(
+      "Compiles, tunes and caches GPU kernels for this machine and runs Llama models on them.",
+      "quern");
   app.require_subcommand(1);
   app.fallthrough();
-  app.add_option("--device", common.device, "GPU number, or cpu (default: GPU 0, else cpu)");
+  app.add_option("--device", common.device, "GPU number, or cpu (default: GPU 0, else cpu)")
+      ->check(device_problem);
   app.add_flag("--json", common.json, "print one JSON document on stdout");
   app.add_flag("-v,--verbose", common.verbose, "say which kernel every node got");
   app.add_flag("--strict", common.strict, "refuse to run on kernels that were never tuned");
-  app.add_option("--templates", common.templates, "folder of templates to use instead of the built-in ones");
-  app.add_option("--context", common.context, "tokens that a sequence may hold (default: the model's)")
+  app.add_option("--templates", common.templates,
+                 "folder of templates to use instead of the built-in ones")
+      ->check(CLI::ExistingDirectory);
+  app.add_option("--context", common.context,
+                 "tokens that a sequence may hold (default: the model's)")
       ->check(CLI::Range(1, 1 << 26));
   add_info(app, common);
   add_tune(app, common);
@@ -71,24 +107,27 @@ int run(int argc, char** argv) {
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help
-    return report(error.what(), kExitInput);
+    if (error.get_exit_code() != 0) return report(usage_problem(app, error), kExitInput);
+    app.exit(error);  // --help
   }
+  if (std::fflush(stdout) != 0) fail_output();
   return kExitDone;
 }
 
 }  // namespace
 
 fs::path model_folder(const Common& common, const std::string& named) {
+  std::error_code ignored;
   if (!named.empty()) {
-    if (!fs::is_directory(named)) throw InputError(fmt::format("{} is not a model folder", named));
+    if (!fs::is_directory(named, ignored))
+      throw InputError(fmt::format("{} is not a model folder", named));
     return named;
   }
   const fs::path beside = common.binary.parent_path();
-  for (const fs::path& candidate :
-       {beside / "../share/quern/tiny-llama3", beside / "tiny-llama3",
-        beside / "../model/bundled/tiny-llama3", fs::path(QUERN_SOURCE_DIR) / "model/bundled/tiny-llama3"})
-    if (fs::exists(candidate / "config.json")) return candidate.lexically_normal();
+  for (const fs::path& candidate : {beside / "../share/quern/tiny-llama3", beside / "tiny-llama3",
+                                    beside / "../model/bundled/tiny-llama3",
+                                    fs::path(QUERN_SOURCE_DIR) / "model/bundled/tiny-llama3"})
+    if (fs::exists(candidate / "config.json", ignored)) return candidate.lexically_normal();
   throw InputError("the bundled model was not found beside the binary: name a model folder");
 }
 
@@ -98,38 +137,68 @@ fs::path cache_root(const Common& common) {
   return *common.cache;
 }
 
+std::optional<fs::path> templates_of(const Common& common) {
+  if (common.templates.empty()) return std::nullopt;
+  return common.templates;
+}
+
 EngineOptions engine_options(const Common& common, const std::string& model) {
   EngineOptions options;
   options.model = model_folder(common, model);
   options.device = common.device;
-  options.cache = cache_root(common);
+  if (gpu_ordinal(common.device)) options.cache = cache_root(common);  // the CPU keeps none
   options.library_dirs = common.library_dirs;
-  if (!common.templates.empty()) options.templates = common.templates;
+  options.templates = templates_of(common);
   options.max_context = common.context;
   options.strict = common.strict;
   return options;
 }
 
-void print_json(const ordered_json& document) {
-  fmt::print("{}\n", document.dump(2, ' ', false, ordered_json::error_handler_t::replace));
+CLI::Validator number_between(double low, double high) {
+  return CLI::Validator(
+      [low, high](const std::string& text) {
+        double value = 0;
+        const bool is_number = CLI::detail::lexical_cast(text, value);
+        return is_number && value >= low && value <= high
+                   ? std::string()
+                   : fmt::format("'{}' is not a number from {} to {}", text, low, high);
+      },
+      fmt::format("{} to {}", low, high));
 }
+
+void print_json(const ordered_json& document) {
+  print_text(document.dump(2, ' ', false, ordered_json::error_handler_t::replace) + "\n");
+}
+
+void print_text(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size() || std::fflush(stdout) != 0)
+    fail_output();
+}
+
+void note_text(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+  std::fflush(stderr);
+}
+
+// A log wants no lines of what is over at once.
+ProgressLine::ProgressLine(const Common& common)
+    : terminal_(common.terminal), last_(common.terminal ? 0 : seconds_now()) {}
 
 void ProgressLine::update(const std::string& text) {
   const double now = seconds_now();
   if (!terminal_) {
     if (now - last_ < 5) return;
-    fmt::print(stderr, "{}\n", text);
+    note("{}\n", text);
   } else {
     if (now - last_ < 0.05) return;
-    fmt::print(stderr, "\r{:<{}}", text, shown_);
-    std::fflush(stderr);
+    note("\r{:<{}}", text, shown_);
     shown_ = text.size();
   }
   last_ = now;
 }
 
 void ProgressLine::clear() {
-  if (terminal_ && shown_ > 0) fmt::print(stderr, "\r{:<{}}\r", "", shown_);
+  if (terminal_ && shown_ > 0) note("\r{:<{}}\r", "", shown_);
   shown_ = 0;
 }
 
@@ -142,13 +211,19 @@ int main(int argc, char** argv) {
   try {
     return cli::run(argc, argv);
   } catch (const CompileError& error) {
-    if (!error.log().empty()) fmt::print(stderr, "{}\n", error.log());
+    if (!error.log().empty()) cli::note("{}\n", error.log());
     return cli::report(error.what(), error.exit_code());
   } catch (const Error& error) {
     return cli::report(error.what(), error.exit_code());
   } catch (const std::bad_alloc&) {
     return cli::report("there is not enough memory", kExitFault);
+  } catch (const std::system_error& error) {
+    // fmt::print throws it where the output cannot be written.
+    if (std::ferror(stdout))
+      return cli::report(fmt::format("cannot write to stdout: {}", error.code().message()),
+                         kExitFault);
+    return cli::report(fmt::format("internal fault: {}", error.what()), kExitFault);
   } catch (const std::exception& error) {
-    return cli::report(fmt::format("internal fault: {}", error.what()).c_str(), kExitFault);
+    return cli::report(fmt::format("internal fault: {}", error.what()), kExitFault);
   }
 }

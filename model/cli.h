@@ -1,10 +1,14 @@
 #pragma once
 // The `quern` command's own parts: options that several commands share, and one function a command.
 // Everything that talks to people is here; the libraries below do not print.
+#include <fmt/format.h>
+
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
 #include "model/engine.h"
@@ -19,25 +23,40 @@ struct Common {
   bool verbose = false;
   bool strict = false;
   std::string templates;
-  int context = 0;              // tokens a sequence may hold; 0 = the model's
-  std::filesystem::path binary;                  // of this program
-  std::optional<std::filesystem::path> cache;    // unset: no variable names a place
-  std::vector<std::string> library_dirs;         // from CUDA_HOME
-  bool terminal = false;                         // stderr is one
+  int context = 0;                             // tokens a sequence may hold; 0 = the model's
+  std::filesystem::path binary;                // of this program
+  std::optional<std::filesystem::path> cache;  // unset: no variable names a place
+  std::vector<std::string> library_dirs;       // from CUDA_HOME
+  bool terminal = false;                       // stderr is one
 };
 
 /// The model folder that the user named, else the bundled one, found beside the binary, in the
 /// source tree that it was built from, or where it was installed. Throws InputError.
 std::filesystem::path model_folder(const Common& common, const std::string& named);
+/// Throws InputError, also where a GPU is asked for and there is no place for its cache.
 EngineOptions engine_options(const Common& common, const std::string& model);
 /// Cache folder; throws InputError if there is none.
 std::filesystem::path cache_root(const Common& common);
+/// Folder of templates that --templates names, if it was given.
+std::optional<std::filesystem::path> templates_of(const Common& common);
+
+/// Text on stdout, at once. Throws Error if it cannot be written.
+void print_text(std::string_view text);
+/// Text on stderr; lost if stderr is closed, for there is nobody to tell.
+void note_text(std::string_view text);
+template <class... Args>
+void note(fmt::format_string<Args...> format, Args&&... args) {
+  note_text(fmt::format(format, std::forward<Args>(args)...));
+}
+/// Refuses what is not a number from low to high. (CLI::Range lets NaN pass.)
+CLI::Validator number_between(double low, double high);
 /// One JSON document on stdout.
 void print_json(const ordered_json& document);
-/// A line on stderr that the next one overwrites on a terminal; plain lines elsewhere, fewer.
+/// A line on stderr that the next one overwrites on a terminal; elsewhere plain lines, one every
+/// few seconds.
 class ProgressLine {
  public:
-  explicit ProgressLine(const Common& common) : terminal_(common.terminal) {}
+  explicit ProgressLine(const Common& common);
   ~ProgressLine();
   void update(const std::string& text);
   /// Takes the line away, before other output.
@@ -46,7 +65,7 @@ class ProgressLine {
  private:
   bool terminal_;
   std::size_t shown_ = 0;
-  double last_ = 0;
+  double last_;  // when a line was shown, in seconds
 };
 
 /// Each adds its subcommand to `app`; the callback does the work.

@@ -20,31 +20,51 @@ struct Options {
   bool tune = false;
 };
 
-/// The CPU has no batches and no roof worth naming: speed alone.
+/// The CPU runs one sequence at a time and has no roof worth naming: speed alone.
 void bench_cpu(const Common& common, const Options& options) {
+  if (!options.random_config.empty() && common.device == "auto")
+    throw DeviceError(driver_problem());
   if (!options.random_config.empty())
     throw InputError("random weights are made on a GPU: name one with --device");
   Engine engine(engine_options(common, options.model));
-  const std::vector<std::int32_t> prompt(8, 1);
-  const TextGeneration g = engine.generate(prompt, {{}, options.steps, {}});
-  const ordered_json row = {{"phase", "decode"}, {"batch", 1},
-                            {"tokens", g.output_ids.size()},
-                            {"tokens_per_second", g.tokens_per_second()}};
+  ProgressLine line(common);
+  ordered_json rows = ordered_json::array();
+  Table table({"phase", "tokens", "context", "ms", "+-", "tokens/s"});
+  const auto add = [&](const BenchResult& r) {
+    rows.push_back({{"phase", r.phase},
+                    {"batch", r.batch},
+                    {"tokens", r.tokens},
+                    {"context", r.context},
+                    {"ms", r.ms},
+                    {"spread_ms", r.spread_ms},
+                    {"tokens_per_second", r.tokens_per_second}});
+    table.add({r.phase, std::to_string(r.tokens), std::to_string(r.context),
+               fmt::format("{:.3f}", r.ms), fmt::format("{:.3f}", r.spread_ms),
+               fmt::format("{:.1f}", r.tokens_per_second)});
+  };
+  for (const int tokens : options.prompts) {
+    line.update(fmt::format("prefill of {} tokens", tokens));
+    add(bench_prefill(engine.backend(), tokens, options.repeats));
+  }
+  line.update("decode");
+  add(bench_decode(engine.backend(), options.context, options.steps));
+  line.clear();
   if (common.json)
-    print_json({{"device", engine.device_name()}, {"results", ordered_json::array({row})}});
+    print_json({{"device", engine.device_name()},
+                {"model", model_folder(common, options.model).filename().string()},
+                {"results", rows}});
   else
-    fmt::print("{}: decode {:.1f} tokens/s\n", engine.device_name(), g.tokens_per_second());
+    fmt::print("{}, one sequence\n{}", engine.device_name(), table.text());
 }
 
-void bench_gpu(const Common& common, const Options& options) {
+void bench_gpu(const Common& common, const Options& options, int ordinal) {
   const bool random = !options.random_config.empty();
-  const auto folder = random ? std::filesystem::path(options.random_config)
-                             : model_folder(common, options.model);
+  const auto folder =
+      random ? std::filesystem::path(options.random_config) : model_folder(common, options.model);
   const ModelConfig config = load_config(folder);
   const DType dtype = gpu_dtype(config);
   const EngineOptions engine = engine_options(common, random ? "" : options.model);
-  GpuSession session({common.device == "auto" ? 0 : std::stoi(common.device), engine.cache,
-                      engine.library_dirs, engine.templates});
+  GpuSession session({ordinal, engine.cache, engine.library_dirs, engine.templates});
   double tune_seconds = 0;
   std::size_t tune_compiled = 0;
   if (options.tune) {
@@ -67,13 +87,13 @@ void bench_gpu(const Common& common, const Options& options) {
                                 ? 1
                                 : *std::max_element(options.batches.begin(), options.batches.end());
   ProgressLine line(common);
-  const auto model =
-      random ? session.open_random(config, dtype, model_options)
-             : session.open(config, load_weights(folder, config), dtype, model_options);
+  const auto model = random
+                         ? session.open_random(config, dtype, model_options)
+                         : session.open(config, load_weights(folder, config), dtype, model_options);
   if (common.strict) model->require_tuned();
   if (common.verbose)
     for (const int batch : options.batches)
-      for (const std::string& text : model->describe(batch)) fmt::print(stderr, "{}\n", text);
+      for (const std::string& text : model->describe(batch)) note("{}\n", text);
 
   ordered_json rows = ordered_json::array();
   Table table({"phase", "batch", "tokens", "context", "ms", "+-", "tokens/s", "GB/s", "% of roof",
@@ -128,10 +148,10 @@ void bench_gpu(const Common& common, const Options& options) {
   fmt::print("{} {} {}{}, read roof {:.0f} GB/s\n{}", session.context().device().name,
              folder.filename().string(), name(dtype), random ? " random weights" : "", roof / 1e9,
              table.text());
-  fmt::print("{} kernels compiled, {} from the cache; {} problems tuned, {} on defaults; graphs "
-             "captured in {:.0f} ms\n",
-             counts.compiled, counts.image_hits, counts.tuned, counts.defaulted,
-             model->capture_ms());
+  fmt::print(
+      "{} kernels compiled, {} from the cache; {} problems tuned, {} on defaults; graphs "
+      "captured in {:.0f} ms\n",
+      counts.compiled, counts.image_hits, counts.tuned, counts.defaulted, model->capture_ms());
 }
 
 }  // namespace
@@ -143,20 +163,28 @@ void add_bench(CLI::App& app, Common& common) {
   command->add_option("--random-weights", options->random_config,
                       "folder with a config.json: random weights of its shape, made on the GPU");
   command->add_option("-p,--prompts", options->prompts, "prompt lengths")
-      ->delimiter(',')->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command->add_option("-b,--batches", options->batches, "batch sizes")
-      ->delimiter(',')->check(CLI::Range(1, 1024))->capture_default_str();
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command->add_option("-n", options->steps, "decode steps to time")
-      ->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command->add_option("--ctx", options->context, "tokens already in the KV cache when decoding")
-      ->check(CLI::Range(0, 1 << 24))->capture_default_str();
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
   command->add_option("--repeats", options->repeats, "prefills to time")
-      ->check(CLI::Range(1, 1000))->capture_default_str();
+      ->check(CLI::Range(1, 1000))
+      ->capture_default_str();
   command->add_flag("--tune", options->tune, "tune first what has not been tuned");
   command->callback([&common, options] {
-    const bool cpu = common.device == "cpu" ||
-                     (common.device == "auto" && !driver_problem().empty());
-    cpu ? bench_cpu(common, *options) : bench_gpu(common, *options);
+    const auto ordinal = gpu_ordinal(common.device);
+    ordinal ? bench_gpu(common, *options, *ordinal) : bench_cpu(common, *options);
   });
 }
 

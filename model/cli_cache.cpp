@@ -14,9 +14,7 @@ namespace quern::cli {
 namespace {
 
 FamilyRegistry families_of(const Common& common) {
-  return FamilyRegistry::shipped(template_files(
-      common.templates.empty() ? std::nullopt
-                               : std::optional<std::filesystem::path>(common.templates)));
+  return FamilyRegistry::shipped(template_files(templates_of(common)));
 }
 
 void list(const Common& common) {
@@ -52,11 +50,15 @@ void verify(const Common& common) {
   std::size_t damaged_lines = 0;
   const auto records = all_records(cache_root(common), &damaged_lines);
   if (common.json) {
-    print_json({{"images", intact}, {"damaged_images", broken}, {"bytes", bytes},
-                {"records", records.size()}, {"damaged_lines", damaged_lines}});
+    print_json({{"images", intact},
+                {"damaged_images", broken},
+                {"bytes", bytes},
+                {"records", records.size()},
+                {"damaged_lines", damaged_lines}});
     return;
   }
-  for (const std::string& key : broken) fmt::print("damaged image {}: it will be recompiled\n", key);
+  for (const std::string& key : broken)
+    fmt::print("damaged image {}: it will be recompiled\n", key);
   fmt::print("{} images intact ({:.1f} MB), {} damaged; {} tuning records, {} damaged lines\n",
              intact, static_cast<double>(bytes) / 1e6, broken.size(), records.size(),
              damaged_lines);
@@ -85,7 +87,7 @@ void add_cache(CLI::App& app, Common& common) {
   const auto options = std::make_shared<Options>();
   CLI::App* prune = cache->add_subcommand("prune", "remove damaged and unused images");
   prune->add_option("--days", options->days, "unused for at least this many days")
-      ->check(CLI::Range(0.0, 36500.0))
+      ->check(number_between(0, 36500))
       ->capture_default_str();
   prune->callback([&common, options] {
     ImageStore images(cache_root(common));
@@ -98,7 +100,8 @@ void add_cache(CLI::App& app, Common& common) {
                  static_cast<double>(pruned.bytes) / 1e6);
   });
 
-  CLI::App* export_command = cache->add_subcommand("export", "write all tuning records to one file");
+  CLI::App* export_command =
+      cache->add_subcommand("export", "write all tuning records to one file");
   export_command->add_option("FILE", options->file)->required();
   export_command->callback([&common, options] {
     const auto records = all_records(cache_root(common));
@@ -109,16 +112,18 @@ void add_cache(CLI::App& app, Common& common) {
       fmt::print("exported {} records to {}\n", records.size(), options->file);
   });
 
-  CLI::App* import_command = cache->add_subcommand("import", "take over tuning records from a file");
+  CLI::App* import_command =
+      cache->add_subcommand("import", "take over tuning records from a file");
   import_command->add_option("FILE", options->file)->required();
   import_command->callback([&common, options] {
     const ImportReport report =
         import_records(read_file(options->file), families_of(common), cache_root(common));
     if (common.json) {
-      print_json({{"imported", report.accepted}, {"kept", report.kept}, {"refused", report.refused}});
+      print_json(
+          {{"imported", report.accepted}, {"kept", report.kept}, {"refused", report.refused}});
       return;
     }
-    for (const std::string& sentence : report.refused) fmt::print(stderr, "refused: {}\n", sentence);
+    for (const std::string& sentence : report.refused) note("refused: {}\n", sentence);
     fmt::print("imported {} records, kept {} of this machine's own, refused {}\n", report.accepted,
                report.kept, report.refused.size());
   });

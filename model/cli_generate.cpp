@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
-#include <cstdio>
+#include <string>
+#include <utility>
 
 #include "model/cli.h"
 #include "model/cli_tune.h"
@@ -23,11 +24,12 @@ void add_sampling(CLI::App& command, Options& options) {
   command.add_option("-n", options.max_new_tokens, "tokens to generate at most")
       ->check(CLI::Range(1, 1 << 26))
       ->capture_default_str();
-  command.add_option("--temperature", options.sampling.temperature, "0 = always the most likely token")
-      ->check(CLI::Range(0.0, 100.0));
+  command
+      .add_option("--temperature", options.sampling.temperature, "0 = always the most likely token")
+      ->check(number_between(0, 100));
   command.add_option("--top-k", options.sampling.top_k, "0 = off")->check(CLI::Range(0, 1 << 26));
-  command.add_option("--top-p", options.sampling.top_p, "1 = off")->check(CLI::Range(0.0, 1.0));
-  command.add_option("--min-p", options.sampling.min_p, "0 = off")->check(CLI::Range(0.0, 1.0));
+  command.add_option("--top-p", options.sampling.top_p, "1 = off")->check(number_between(0, 1));
+  command.add_option("--min-p", options.sampling.min_p, "0 = off")->check(number_between(0, 1));
   command.add_option("--seed", options.sampling.seed, "of the random numbers");
 }
 
@@ -56,7 +58,7 @@ std::size_t compiled_count(Engine& engine) {
 
 void show_kernels(const Common& common, Engine& engine) {
   if (!common.verbose || !engine.gpu_model()) return;
-  for (const std::string& line : engine.gpu_model()->describe(1)) fmt::print(stderr, "{}\n", line);
+  for (const std::string& line : engine.gpu_model()->describe(1)) note("{}\n", line);
 }
 
 ordered_json generation_json(Engine& engine, const TextGeneration& g) {
@@ -71,12 +73,6 @@ ordered_json generation_json(Engine& engine, const TextGeneration& g) {
           {"compiled", compiled_count(engine)},
           {"tuned", engine.gpu() ? engine.gpu()->kernels().counts().tuned : 0},
           {"defaulted", engine.gpu() ? engine.gpu()->kernels().counts().defaulted : 0}};
-}
-
-bool print_text(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-  return true;
 }
 
 void run_run(const Common& common, const Options& options) {
@@ -94,19 +90,23 @@ void run_run(const Common& common, const Options& options) {
     print_json(generation_json(engine, engine.generate(prompt, generate)));
     return;
   }
-  if (!options.chat) print_text(options.prompt);
-  const TextGeneration g = engine.generate(prompt, generate, print_text);
-  fmt::print("\n");
-  std::fflush(stdout);
+  // The prompt leads its continuation, once it is known to be fit for one.
+  std::string lead = options.chat ? "" : options.prompt;
+  const TextGeneration g = engine.generate(prompt, generate, [&](std::string_view text) {
+    print_text(std::exchange(lead, "") + std::string(text));
+    return true;
+  });
+  print_text(lead + "\n");
   std::string kernels;
   if (engine.gpu()) {
     const KernelCounts& counts = engine.gpu()->kernels().counts();
-    kernels = fmt::format("; {} kernels compiled, {} from the cache; {} problems tuned, {} on defaults",
-                          counts.compiled, counts.image_hits, counts.tuned, counts.defaulted);
+    kernels =
+        fmt::format("; {} kernels compiled, {} from the cache; {} problems tuned, {} on defaults",
+                    counts.compiled, counts.image_hits, counts.tuned, counts.defaulted);
   }
-  fmt::print(stderr, "{}: {} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s ({}){}\n",
-             engine.device_name(), g.prompt_ids.size(), g.prompt_seconds, g.output_ids.size(),
-             g.tokens_per_second(), g.finish_reason, kernels);
+  note("{}: {} prompt tokens in {:.3f} s, {} tokens at {:.1f} tokens/s ({}){}\n",
+       engine.device_name(), g.prompt_ids.size(), g.prompt_seconds, g.output_ids.size(),
+       g.tokens_per_second(), g.finish_reason, kernels);
 }
 
 /// The main job in one command: tune what is untuned, capture, answer, and account for it.
@@ -117,21 +117,25 @@ void run_demo(const Common& common, const Options& options) {
   std::size_t tuned_now = 0, compiled_by_tuner = 0;
   Engine engine(engine_options);
   line.clear();
-  fmt::print("model   {}\n", engine_options.model.string());
+  // With --json the account alone is printed, at the end.
+  const auto say = [&](const std::string& text) {
+    if (!common.json) print_text(text);
+  };
+  say(fmt::format("model   {}\n", engine_options.model.string()));
   if (engine.gpu()) {
     const DeviceInfo& d = engine.gpu()->context().device();
-    fmt::print("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
-               static_cast<double>(d.memory_bytes) / 1e9);
+    say(fmt::format("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
+                    static_cast<double>(d.memory_bytes) / 1e9));
     const TuneReport report =
         tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, {64}), {});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;
     compiled_by_tuner = report.compiled;
-    fmt::print("tuning  {} problems, {} tuned now in {:.1f} s, {} kernels compiled\n",
-               report.problems.size(), tuned_now, report.seconds, report.compiled);
+    say(fmt::format("tuning  {} problems, {} tuned now in {:.1f} s, {} kernels compiled\n",
+                    report.problems.size(), tuned_now, report.seconds, report.compiled));
   } else {
-    fmt::print("device  {}: {}\n", engine.device_name(),
-               common.device == "cpu" ? "as asked" : "no GPU here (" + driver_problem() + ")");
+    say(fmt::format("device  {}: {}\n", engine.device_name(),
+                    common.device == "cpu" ? "as asked" : driver_problem()));
   }
   show_kernels(common, engine);
 
@@ -144,14 +148,22 @@ void run_demo(const Common& common, const Options& options) {
                             {"What is the capital of France?", true},
                             {"What is the opposite of slow?", true}};
   Table table({"prompt", "tokens", "first token ms", "tokens/s", "ms/token"});
+  ordered_json answers = ordered_json::array();
   double tokens = 0, seconds = 0;
   for (const Prompt& p : prompts) {
     Options one = options;
     one.chat = p.chat;
-    fmt::print("\n> {}\n", p.text);
-    const TextGeneration g = engine.generate(prompt_of(engine, one, p.text),
-                                         {options.sampling, options.max_new_tokens, {}}, print_text);
-    fmt::print("\n");
+    say(fmt::format("\n> {}\n", p.text));
+    const TextGeneration g =
+        engine.generate(prompt_of(engine, one, p.text),
+                        {options.sampling, options.max_new_tokens, {}}, [&](std::string_view text) {
+                          say(std::string(text));
+                          return true;
+                        });
+    say("\n");
+    ordered_json answer = generation_json(engine, g);
+    answer["prompt"] = p.text;
+    answers.push_back(std::move(answer));
     const double rate = g.tokens_per_second();
     table.add({p.text, std::to_string(g.output_ids.size()),
                fmt::format("{:.1f}", g.prompt_seconds * 1e3),
@@ -163,12 +175,22 @@ void run_demo(const Common& common, const Options& options) {
     }
   }
   const double rate = seconds > 0 ? tokens / seconds : 0;
+  if (common.json) {
+    print_json({{"model", engine_options.model.string()},
+                {"device", engine.device_name()},
+                {"answers", answers},
+                {"tokens_per_second", rate},
+                {"compiled", compiled_count(engine) + compiled_by_tuner},
+                {"tuned_now", tuned_now}});
+    return;
+  }
   table.add({"all", fmt::format("{:.0f}", tokens), "", fmt::format("{:.0f}", rate),
              rate > 0 ? fmt::format("{:.3f}", 1e3 / rate) : "-"});
   fmt::print("\n{}", table.text());
   if (!engine.gpu()) {
-    fmt::print("kernels: nothing to compile for CUDA or to tune on the CPU; the row kernels were "
-               "built by LLVM\n");
+    fmt::print(
+        "kernels: nothing to compile for CUDA or to tune on the CPU; the row kernels were "
+        "built by LLVM\n");
     return;
   }
   const KernelCounts& counts = engine.gpu()->kernels().counts();
@@ -176,9 +198,10 @@ void run_demo(const Common& common, const Options& options) {
   const double roof = engine.gpu()->read_roof();
   fmt::print("memory:  {:.1f} GB/s of weights, {:.1f}% of the measured roof of {:.0f} GB/s\n",
              bytes * rate / 1e9, 100 * bytes * rate / roof, roof / 1e9);
-  fmt::print("kernels: {} compiled, {} cache hits; {} problems served tuned ({} tuned now), {} on "
-             "defaults\n",
-             counts.compiled, counts.image_hits, counts.tuned, tuned_now, counts.defaulted);
+  fmt::print(
+      "kernels: {} compiled, {} cache hits; {} problems served tuned ({} tuned now), {} on "
+      "defaults\n",
+      counts.compiled, counts.image_hits, counts.tuned, tuned_now, counts.defaulted);
   if (counts.compiled + compiled_by_tuner == 0)
     fmt::print("nothing was compiled: every kernel came from the cache\n");
 }
@@ -192,6 +215,7 @@ void add_run(CLI::App& app, Common& common) {
   command->add_option("--prompt", options->prompt, "text to continue, or with --chat to answer");
   command->add_option("--prompt-ids", options->prompt_ids, "token ids to continue")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->excludes("--prompt");
   command->add_flag("--chat", options->chat, "answer as the assistant");
   command->add_option("--system", options->system, "system message for --chat");

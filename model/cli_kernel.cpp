@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include <cstdio>
+#include <vector>
 
 #include "compiler/dsl.h"
 #include "compiler/nvrtc.h"
@@ -25,8 +25,7 @@ dsl::Binding binding_of(const dsl::Kernel& kernel, const Options& options) {
     if (!dtype) throw InputError(fmt::format("'{}' is not a dtype", text));
     return *dtype;
   };
-  for (const std::string& name : kernel.dtype_params())
-    binding.dtypes[name] = parse(options.dtype);
+  for (const std::string& name : kernel.dtype_params()) binding.dtypes[name] = parse(options.dtype);
   for (const std::string& text : options.bindings) {
     const auto equals = text.find('=');
     if (equals == std::string::npos || !binding.dtypes.contains(text.substr(0, equals)))
@@ -40,10 +39,16 @@ dsl::Binding binding_of(const dsl::Kernel& kernel, const Options& options) {
 
 void emit(const Common& common, const Options& options) {
   const Arch arch = parse_arch(options.arch);
-  const std::string text = read_file(options.file);
+  const bool binary = options.emit == "cubin";
+  if (binary && options.out.empty() && !common.json)
+    throw InputError("a cubin is no text: name a file with -o");
+  const std::vector<dsl::Kernel> kernels = dsl::parse(read_file(options.file), options.file);
+  if (binary && kernels.size() != 1)
+    throw InputError(fmt::format("{} holds {} kernels, and a cubin is made of one", options.file,
+                                 kernels.size()));
   std::string out;
   ordered_json report = ordered_json::array();
-  for (const dsl::Kernel& kernel : dsl::parse(text, options.file)) {
+  for (const dsl::Kernel& kernel : kernels) {
     const dsl::Binding binding = binding_of(kernel, options);
     if (options.emit == "llvm") {
       out += dsl::emit_llvm(kernel, binding);
@@ -66,23 +71,24 @@ void emit(const Common& common, const Options& options) {
     }
     const KernelImage image = nvrtc.compile(request, headers);
     out += image.cubin;
-    report.push_back({{"kernel", kernel.name()}, {"arch", arch.name()},
+    report.push_back({{"kernel", kernel.name()},
+                      {"arch", arch.name()},
                       {"registers", image.report.registers},
                       {"spill_bytes", image.report.spill_store_bytes},
-                      {"compile_ms", image.compile_ms}, {"bytes", image.cubin.size()}});
-    fmt::print(stderr, "{} {}: {} registers, {} bytes spilled, {:.0f} ms\n", kernel.name(),
-               arch.name(), image.report.registers, image.report.spill_store_bytes,
-               image.compile_ms);
+                      {"compile_ms", image.compile_ms},
+                      {"bytes", image.cubin.size()}});
+    note("{} {}: {} registers, {} bytes spilled, {:.0f} ms\n", kernel.name(), arch.name(),
+         image.report.registers, image.report.spill_store_bytes, image.compile_ms);
   }
-  if (!options.out.empty())
-    write_file_atomically(options.out, out);
-  else if (common.json)
-    print_json({{"file", options.file}, {"emit", options.emit}, {"kernels", report},
-                {"text", options.emit == "cubin" ? "" : out}});
-  else if (options.emit == "cubin")
-    throw InputError("a cubin is no text: name a file with -o");
-  else
-    std::fwrite(out.data(), 1, out.size(), stdout);
+  if (!options.out.empty()) write_file_atomically(options.out, out);
+  if (common.json)
+    print_json({{"file", options.file},
+                {"emit", options.emit},
+                {"kernels", report},
+                {"out", options.out},
+                {"text", binary || !options.out.empty() ? "" : out}});
+  else if (options.out.empty())
+    print_text(out);
 }
 
 }  // namespace

@@ -30,22 +30,21 @@ TuneReport tune_with_progress(const Common& common, GpuSession& session,
     std::string text = fmt::format("tuning {}/{}  {} {}", progress.done, progress.total,
                                    latest.family, to_text(latest.problem));
     if (latest.outcome == ProblemReport::Outcome::tuned)
-      text += fmt::format("  {:.1f} us ({:.2f}x the default)", latest.record.median_us,
-                          latest.record.median_us > 0
-                              ? latest.record.default_us / latest.record.median_us
-                              : 0.0);
+      text += fmt::format(
+          "  {:.1f} us ({:.2f}x the default)", latest.record.median_us,
+          latest.record.median_us > 0 ? latest.record.default_us / latest.record.median_us : 0.0);
     line.update(text);
   };
   return tune(session.kernels(), requests, options);
 }
 
 std::string tune_table(GpuSession& session, const TuneReport& report) {
-  Table table({"problem", "config", "us", "+-", "default us", "% of roof", "tried", "rejected",
-               "failed"});
+  Table table(
+      {"problem", "config", "us", "+-", "default us", "% of roof", "tried", "rejected", "failed"});
   const double roof = session.read_roof();
   for (const ProblemReport& p : report.problems) {
-    const bool known = p.outcome == ProblemReport::Outcome::tuned ||
-                       p.outcome == ProblemReport::Outcome::recorded;
+    const bool known =
+        p.outcome == ProblemReport::Outcome::tuned || p.outcome == ProblemReport::Outcome::recorded;
     const Cost cost = session.kernels().families().at(p.family).cost(p.problem);
     table.add({p.family + " " + to_text(p.problem),
                known ? to_text(p.record.config) : fmt::format("{}: {}", name(p.outcome), p.reason),
@@ -73,12 +72,11 @@ struct Options {
 };
 
 void run_tune(const Common& common, const Options& options) {
-  if (common.device == "cpu")
-    throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
+  const auto ordinal = gpu_ordinal(common.device);
+  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
+  if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
   const ModelConfig config = load_config(model_folder(common, options.model));
-  const int ordinal = common.device == "auto" ? 0 : std::stoi(common.device);
-  GpuSession session({ordinal, cache_root(common), common.library_dirs,
-                      engine_options(common, options.model).templates});
+  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common)});
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
@@ -89,17 +87,17 @@ void run_tune(const Common& common, const Options& options) {
     return;
   }
   fmt::print("{}", tune_table(session, report));
-  fmt::print("{} problems, {} kernels compiled, {} candidates measured, {} rejected, {} failed, "
-             "{:.1f} s; records are in {}\n",
-             report.problems.size(), report.compiled, report.measured, report.rejected,
-             report.failed, report.seconds, cache_root(common).string());
+  fmt::print(
+      "{} problems, {} kernels compiled, {} candidates measured, {} rejected, {} failed, "
+      "{:.1f} s; records are in {}\n",
+      report.problems.size(), report.compiled, report.measured, report.rejected, report.failed,
+      report.seconds, cache_root(common).string());
 }
 
 /// Builds every image that a model's defaults need, for GPUs that need not be here.
 void run_compile(const Common& common, const Options& options) {
   const ModelConfig config = load_config(model_folder(common, options.model));
-  const FamilyRegistry families =
-      FamilyRegistry::shipped(template_files(engine_options(common, options.model).templates));
+  const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
   ImageStore images(cache_root(common));
   CompileFarm farm(nvrtc, &images, families.templates());
@@ -126,8 +124,10 @@ void run_compile(const Common& common, const Options& options) {
   }
   const CompileCounts counts = farm.counts();
   if (common.json)
-    print_json({{"images", counts.compiled + counts.from_cache}, {"compiled", counts.compiled},
-                {"failed", counts.failed}, {"failures", failures}});
+    print_json({{"images", counts.compiled + counts.from_cache},
+                {"compiled", counts.compiled},
+                {"failed", counts.failed},
+                {"failures", failures}});
   else
     fmt::print("{} images ready ({} compiled now), {} failed\n",
                counts.compiled + counts.from_cache, counts.compiled, counts.failed);
@@ -138,14 +138,21 @@ void run_compile(const Common& common, const Options& options) {
 
 void add_tune(CLI::App& app, Common& common) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command = app.add_subcommand("tune", "find the fastest kernels for a model on this GPU");
+  CLI::App* command =
+      app.add_subcommand("tune", "find the fastest kernels for a model on this GPU");
   command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
   command->add_option("--budget", options->budget, "seconds; 0 = until done")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(number_between(0, 1e6));
   command->add_option("--batch", options->batches, "batch sizes to tune decode for")
-      ->delimiter(',')->check(CLI::Range(1, 1024))->capture_default_str();
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
   command->add_option("--prompt", options->prompts, "prompt lengths to tune prefill for")
-      ->delimiter(',')->check(CLI::Range(1, 1 << 20))->capture_default_str();
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
   command->add_flag("--force", options->force, "measure again what has been measured");
   command->callback([&common, options] { run_tune(common, *options); });
 }
@@ -155,9 +162,18 @@ void add_compile(CLI::App& app, Common& common) {
   CLI::App* command =
       app.add_subcommand("compile", "compile a model's kernels for GPUs that need not be here");
   command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
-  command->add_option("--arch", options->archs, "sm_80,sm_90a,...")->delimiter(',')->required();
-  command->add_option("--batch", options->batches)->delimiter(',')->check(CLI::Range(1, 1024));
-  command->add_option("--prompt", options->prompts)->delimiter(',')->check(CLI::Range(1, 1 << 20));
+  command->add_option("--arch", options->archs, "sm_80,sm_90a,...")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->required();
+  command->add_option("--batch", options->batches)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1024));
+  command->add_option("--prompt", options->prompts)
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 20));
   command->callback([&common, options] { run_compile(common, *options); });
 }
 

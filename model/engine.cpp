@@ -13,9 +13,7 @@
 #include "runtime/base/log.h"
 
 namespace quern {
-namespace {
 
-/// Ordinal of the GPU that `device` asks for; nothing for the CPU.
 std::optional<int> gpu_ordinal(const std::string& device) {
   if (device == "cpu") return std::nullopt;
   if (device == "auto") {
@@ -29,8 +27,6 @@ std::optional<int> gpu_ordinal(const std::string& device) {
   return ordinal;
 }
 
-}  // namespace
-
 double TextGeneration::tokens_per_second() const {
   return output_ids.size() > 1 && decode_seconds > 0
              ? static_cast<double>(output_ids.size() - 1) / decode_seconds
@@ -39,8 +35,8 @@ double TextGeneration::tokens_per_second() const {
 
 Engine::Engine(const EngineOptions& options)
     : options_(options), config_(load_config(options.model)) {
-  tokenizer_ = std::make_unique<Tokenizer>(options.model);
   const auto ordinal = gpu_ordinal(options.device);
+  tokenizer_ = std::make_unique<Tokenizer>(options.model);
   if (!ordinal) {
     backend_ = std::make_unique<CpuBackend>(config_, load_weights(options.model, config_),
                                             CpuOptions{0, options.max_context});

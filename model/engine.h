@@ -32,6 +32,11 @@ struct EngineOptions {
   std::function<void(std::string_view what, double done, double total)> progress;
 };
 
+/// What `device` of EngineOptions asks for: a GPU's number, or nothing for the CPU; "auto" is the
+/// CPU where the driver finds no GPU. Throws InputError for anything else. A number is taken at its
+/// word.
+std::optional<int> gpu_ordinal(const std::string& device);
+
 /// What Engine::generate() brought.
 struct TextGeneration {
   std::vector<std::int32_t> prompt_ids, output_ids;
@@ -60,10 +65,10 @@ class Engine {
   GpuSession* gpu() { return session_.get(); }
   GpuModel* gpu_model();
 
-  /// Starts a sequence of its own and continues the prompt until a stop token of `options` or of the
-  /// model. `on_text` gets text as it is generated, whole characters at a time, and
-  /// returns false to stop. Throws InputError if the prompt is empty, has ids out of range, or does
-  /// not fit the context.
+  /// Starts a sequence of its own and continues the prompt until a stop token of `options` or of
+  /// the model. `on_text` gets text as it is generated, whole characters at a time, and returns
+  /// false to stop. Throws InputError if the prompt is empty, has ids out of range, or does not fit
+  /// the context.
   TextGeneration generate(std::span<const std::int32_t> prompt, GenerateOptions options,
                           const std::function<bool(std::string_view)>& on_text = {});
 

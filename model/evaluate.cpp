@@ -66,6 +66,7 @@ std::vector<Question> load_questions(const std::filesystem::path& path) {
     const JsonReader in(entry, fmt::format("question {} of {}", questions.size(), path.string()));
     questions.push_back({in.text("question"), in.text("answer")});
   }
+  if (questions.empty()) throw InputError(fmt::format("{} holds no questions", path.string()));
   return questions;
 }
 

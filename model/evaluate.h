@@ -31,12 +31,12 @@ struct Question {
   std::string answer;
 };
 
-/// Reads `[{"question": ..., "answer": ...}, ...]`. Throws InputError.
+/// Reads `[{"question": ..., "answer": ...}, ...]`, at least one. Throws InputError.
 std::vector<Question> load_questions(const std::filesystem::path& path);
 
 struct QuestionScore {
   std::size_t correct = 0;
-  std::vector<bool> correct_at;       // in the order of the questions
+  std::vector<bool> correct_at;      // in the order of the questions
   std::vector<std::string> answers;  // the model's, trimmed, in the order of the questions
 };
 

@@ -33,6 +33,16 @@ struct Descriptor {
   throw InputError(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(errno)));
 }
 
+bool write_all(int fd, std::string_view bytes) {
+  while (!bytes.empty()) {
+    const ssize_t count = ::write(fd, bytes.data(), bytes.size());
+    if (count < 0 && errno == EINTR) continue;
+    if (count < 0) return false;
+    bytes.remove_prefix(static_cast<std::size_t>(count));
+  }
+  return true;
+}
+
 }  // namespace
 
 std::optional<std::string> try_read_file(const fs::path& path) {
@@ -56,6 +66,13 @@ std::string read_file(const fs::path& path) {
 }
 
 void write_file_atomically(const fs::path& path, std::string_view bytes) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    // A device or a pipe must not be replaced by a file of its name.
+    const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
+    if (file.value < 0 || !write_all(file.value, bytes)) fail("write", path);
+    return;
+  }
   std::string temporary = path.string() + ".XXXXXX";
   const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
   if (file.value < 0) fail("write", path);
@@ -65,12 +82,7 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
     errno = error;
     fail("write", path);
   };
-  for (std::size_t done = 0; done < bytes.size();) {
-    const ssize_t count = ::write(file.value, bytes.data() + done, bytes.size() - done);
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) give_up();
-    done += static_cast<std::size_t>(count);
-  }
+  if (!write_all(file.value, bytes)) give_up();
   if (::fsync(file.value) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) give_up();
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
   const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));

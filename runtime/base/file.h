@@ -14,7 +14,8 @@ std::string read_file(const std::filesystem::path& path);
 std::optional<std::string> try_read_file(const std::filesystem::path& path);
 
 /// Replaces `path` so that readers and crashes see the old bytes or the new, never a mixture:
-/// temporary sibling, fsync, rename, fsync of the folder. Throws InputError if it cannot.
+/// temporary sibling, fsync, rename, fsync of the folder. What is there and no regular file (a
+/// pipe, /dev/null) is written to as it is. Throws InputError if it cannot.
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes);
 
 /// Read-only memory map of a whole file, for weights that should not be copied.
