@@ -172,6 +172,7 @@ std::vector<TuningRecord> RecordStore::all() const {
 }
 
 std::vector<TuningRecord> all_records(const fs::path& root, std::size_t* num_damaged) {
+  check_root(root);
   std::vector<fs::path> files;
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(root / "tuning", error))

@@ -59,7 +59,7 @@ class RecordStore {
 };
 
 /// Records of every fingerprint found under `root`, the newest of every problem. `num_damaged`, if
-/// given, receives the number of lines skipped.
+/// given, receives the number of lines skipped. Throws InputError if `root` cannot be a cache.
 std::vector<TuningRecord> all_records(const std::filesystem::path& root,
                                       std::size_t* num_damaged = nullptr);
 

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <charconv>
 #include <string>
 #include <utility>
 
@@ -30,7 +31,14 @@ void add_sampling(CLI::App& command, Options& options) {
   command.add_option("--top-k", options.sampling.top_k, "0 = off")->check(CLI::Range(0, 1 << 26));
   command.add_option("--top-p", options.sampling.top_p, "1 = off")->check(number_between(0, 1));
   command.add_option("--min-p", options.sampling.min_p, "0 = off")->check(number_between(0, 1));
-  command.add_option("--seed", options.sampling.seed, "of the random numbers");
+  command.add_option("--seed", options.sampling.seed, "of the random numbers")
+      ->check([](const std::string& text) {  // the parser would wrap what is negative or too large
+        std::uint64_t seed = 0;
+        const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), seed);
+        return error == std::errc() && end == text.data() + text.size()
+                   ? std::string()
+                   : fmt::format("'{}' is not a whole number from 0 to 2^64 - 1", text);
+      });
 }
 
 /// Engine options with weight loading shown on stderr.

@@ -1,0 +1,81 @@
+#include "tests/support/process.h"
+
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <csignal>
+#include <cstdlib>
+#include <thread>
+
+#include "runtime/base/file.h"
+#include "tests/support/support.h"
+
+namespace quern::test {
+namespace {
+
+void redirect(int fd, const std::string& path) {
+  ::close(fd);
+  if (path == "-") return;
+  const int opened = ::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC, 0600);
+  if (opened >= 0 && opened != fd) {
+    ::dup2(opened, fd);
+    ::close(opened);
+  }
+}
+
+void limit_memory() {
+#ifndef __SANITIZE_ADDRESS__  // which reserves terabytes of addresses
+  const rlimit limit{rlim_t{16} << 30, rlim_t{16} << 30};
+  ::setrlimit(RLIMIT_AS, &limit);
+#endif
+  const rlimit no_core{0, 0};
+  ::setrlimit(RLIMIT_CORE, &no_core);
+}
+
+}  // namespace
+
+ProcessResult run_process(const std::vector<std::string>& command, const ProcessOptions& options) {
+  const TemporaryFolder folder;
+  const auto place = [&](const std::string& path, const char* name) {
+    return path.empty() ? (folder.path() / name).string() : path;
+  };
+  const std::string out = place(options.stdout_path, "out");
+  const std::string err = place(options.stderr_path, "err");
+  std::vector<char*> argv;
+  for (const std::string& word : command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    limit_memory();
+    for (const auto& [name, value] : options.environment) ::setenv(name.c_str(), value.c_str(), 1);
+    redirect(STDIN_FILENO, "/dev/null");
+    redirect(STDOUT_FILENO, out);
+    redirect(STDERR_FILENO, err);
+    ::execv(argv[0], argv.data());
+    ::_exit(126);
+  }
+  const auto deadline =
+      std::chrono::steady_clock::now() + std::chrono::seconds(options.timeout_seconds);
+  int status = 0;
+  while (::waitpid(child, &status, WNOHANG) == 0) {
+    if (std::chrono::steady_clock::now() > deadline) {
+      ::kill(child, SIGKILL);
+      ::waitpid(child, &status, 0);
+      FAIL(command.back() << ": still running after " << options.timeout_seconds << " s");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+  ProcessResult result;
+  if (WIFEXITED(status)) result.exit_code = WEXITSTATUS(status);
+  if (WIFSIGNALED(status)) result.signal = WTERMSIG(status);
+  if (options.stdout_path.empty()) result.out = read_file(out);
+  if (options.stderr_path.empty()) result.err = read_file(err);
+  return result;
+}
+
+}  // namespace quern::test
