@@ -179,7 +179,7 @@ ImageStore::Pruned ImageStore::prune(std::chrono::seconds unused_for) {
   const Descriptor lock = lock_file(images_ / "lock");
   std::vector<fs::path> doomed;
   for (const std::string& key : keys_in(images_))
-    if (!load(images_ / key, key) || age(images_ / key / "checksum") > unused_for)
+    if (!load(images_ / key, key) || age(images_ / key / "checksum") >= unused_for)
       doomed.push_back(images_ / key);
   std::error_code error;
   for (const auto& entry : fs::directory_iterator(images_, error))

@@ -53,7 +53,7 @@ class ImageStore {
     std::size_t entries = 0;
     std::uintmax_t bytes = 0;
   };
-  /// Removes damaged entries, entries that nobody has found for longer than `unused_for`, and what
+  /// Removes damaged entries, entries that nobody has found for `unused_for` or longer, and what
   /// killed writers left behind more than an hour ago.
   Pruned prune(std::chrono::seconds unused_for);
 
