@@ -117,13 +117,29 @@ void run_demo(const Common& common, const Options& options) {
   std::size_t tuned_now = 0, compiled_by_tuner = 0;
   Engine engine(engine_options);
   line.clear();
+  struct Prompt {
+    const char* text;
+    bool chat;
+    std::vector<std::int32_t> ids;
+  };
+  std::vector<Prompt> prompts = {{"Once upon a time", false, {}},
+                                 {"What is 48 plus 49?", true, {}},
+                                 {"What is the capital of France?", true, {}},
+                                 {"What is the opposite of slow?", true, {}}};
+  std::vector<int> lengths;
+  for (Prompt& prompt : prompts) {
+    Options one = options;
+    one.chat = prompt.chat;
+    prompt.ids = prompt_of(engine, one, prompt.text);
+    lengths.push_back(static_cast<int>(prompt.ids.size()));
+  }
   fmt::print("model   {}\n", engine_options.model.string());
   if (engine.gpu()) {
     const DeviceInfo& d = engine.gpu()->context().device();
     fmt::print("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
                static_cast<double>(d.memory_bytes) / 1e9);
     const TuneReport report =
-        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, {64}), {});
+        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, lengths), {});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;
     compiled_by_tuner = report.compiled;
@@ -135,22 +151,11 @@ void run_demo(const Common& common, const Options& options) {
   }
   show_kernels(common, engine);
 
-  struct Prompt {
-    const char* text;
-    bool chat;
-  };
-  const Prompt prompts[] = {{"Once upon a time", false},
-                            {"What is 48 plus 49?", true},
-                            {"What is the capital of France?", true},
-                            {"What is the opposite of slow?", true}};
   Table table({"prompt", "tokens", "first token ms", "tokens/s", "ms/token"});
   double tokens = 0, seconds = 0;
   for (const Prompt& p : prompts) {
-    Options one = options;
-    one.chat = p.chat;
     fmt::print("\n> {}\n", p.text);
-    const TextGeneration g = engine.generate(prompt_of(engine, one, p.text),
-                                         {options.sampling, options.max_new_tokens, {}}, print_text);
+    const TextGeneration g = engine.generate(p.ids, {options.sampling, options.max_new_tokens, {}}, print_text);
     fmt::print("\n");
     const double rate = g.tokens_per_second();
     table.add({p.text, std::to_string(g.output_ids.size()),

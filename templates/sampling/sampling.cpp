@@ -94,7 +94,7 @@ int choose(std::span<const float> logits, const SamplingParams& params, int posi
       continue;
     const std::uint32_t bits =
         philox(params.seed_low, params.seed_high, static_cast<std::uint32_t>(i),
-               static_cast<std::uint32_t>(position));
+               static_cast<std::uint32_t>(position) + 1);
     const double u = (static_cast<double>(bits >> 8) + 0.5) / 16777216.0;
     const double value = double{x / params.temperature} - std::log(-std::log(u));
     if (value > best_value) {
