@@ -292,11 +292,19 @@ ReadyKernel KernelLibrary::get(std::string_view family_name, const Params& probl
 }
 
 void KernelLibrary::prepare(std::span<const KernelRequest> requests) {
-  CompileFarm farm = make_farm();
-  std::map<std::string, bool> submitted;
+  std::map<std::string, std::pair<const Family*, Params>> wanted;  // that get() has not served yet
   for (const KernelRequest& request : requests) {
     const Family& family = families_.at(request.family);
-    const Params problem = bucketed(family, request.problem);
+    Params problem = bucketed(family, request.problem);
+    std::string key = key_of(request.family, problem);
+    if (!ready_.contains(key)) wanted.try_emplace(std::move(key), &family, std::move(problem));
+  }
+  if (wanted.empty()) return;
+  CompileFarm farm = make_farm();
+  std::map<std::string, bool> submitted;
+  for (const auto& [name, entry] : wanted) {
+    const Family& family = *entry.first;
+    const Params& problem = entry.second;
     const auto record = valid_record(family, problem);
     const Params config = record ? record->config : default_config(family, problem);
     if (family.is_library(config)) continue;

@@ -125,6 +125,22 @@ void run_demo(const Common& common, const Options& options) {
   std::size_t tuned_now = 0, compiled_by_tuner = 0;
   Engine engine(engine_options);
   line.clear();
+  struct Prompt {
+    const char* text;
+    bool chat;
+    std::vector<std::int32_t> ids;
+  };
+  std::vector<Prompt> prompts = {{"Once upon a time", false, {}},
+                                 {"What is 48 plus 49?", true, {}},
+                                 {"What is the capital of France?", true, {}},
+                                 {"What is the opposite of slow?", true, {}}};
+  std::vector<int> lengths;
+  for (Prompt& prompt : prompts) {
+    Options one = options;
+    one.chat = prompt.chat;
+    prompt.ids = prompt_of(engine, one, prompt.text);
+    lengths.push_back(static_cast<int>(prompt.ids.size()));
+  }
   // With --json the account alone is printed, at the end.
   const auto say = [&](const std::string& text) {
     if (!common.json) print_text(text);
@@ -135,7 +151,7 @@ void run_demo(const Common& common, const Options& options) {
     say(fmt::format("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
                     static_cast<double>(d.memory_bytes) / 1e9));
     const TuneReport report =
-        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, {64}), {});
+        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, lengths), {});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;
     compiled_by_tuner = report.compiled;
@@ -147,27 +163,16 @@ void run_demo(const Common& common, const Options& options) {
   }
   show_kernels(common, engine);
 
-  struct Prompt {
-    const char* text;
-    bool chat;
-  };
-  const Prompt prompts[] = {{"Once upon a time", false},
-                            {"What is 48 plus 49?", true},
-                            {"What is the capital of France?", true},
-                            {"What is the opposite of slow?", true}};
   Table table({"prompt", "tokens", "first token ms", "tokens/s", "ms/token"});
   ordered_json answers = ordered_json::array();
   double tokens = 0, seconds = 0;
   for (const Prompt& p : prompts) {
-    Options one = options;
-    one.chat = p.chat;
     say(fmt::format("\n> {}\n", p.text));
-    const TextGeneration g =
-        engine.generate(prompt_of(engine, one, p.text),
-                        {options.sampling, options.max_new_tokens, {}}, [&](std::string_view text) {
-                          say(std::string(text));
-                          return true;
-                        });
+    const TextGeneration g = engine.generate(p.ids, {options.sampling, options.max_new_tokens, {}},
+                                             [&](std::string_view text) {
+                                               say(std::string(text));
+                                               return true;
+                                             });
     say("\n");
     ordered_json answer = generation_json(engine, g);
     answer["prompt"] = p.text;

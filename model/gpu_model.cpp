@@ -246,22 +246,31 @@ GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) 
   kernels_.prepare(wanted);
   Step step;
   for (Node& node : plan.nodes) {
-    ReadyKernel kernel = kernels_.get(node.family, node.tuned_as);
+    ReadyKernel ready = kernels_.get(node.family, node.tuned_as);
     std::vector<CUdeviceptr> addresses;
     for (const NodeOperand& operand : node.operands)
       addresses.push_back(operand.tensor < 0
                               ? operand.address
                               : arena_.address() + plan.activations.offset(operand.tensor));
-    step.nodes.push_back({std::move(node), std::move(kernel), std::move(addresses)});
+    BoundKernel kernel = ready.bind(node.problem);
+    workspace_.reserve(kernel.workspace_bytes(), stream_);
+    step.push_back(
+        {std::move(node), std::move(ready), std::move(kernel), std::move(addresses)});
   }
-  for (const BoundNode& bound : step.nodes)
-    workspace_.reserve(bound.kernel.workspace_bytes(bound.node.problem), stream_);
   return step;
 }
 
 void GpuModel::run(const Step& step) {
-  for (const BoundNode& bound : step.nodes)
-    bound.kernel.enqueue(stream_, bound.node.problem, bound.addresses, workspace_);
+  for (const BoundNode& bound : step) bound.kernel.enqueue(stream_, bound.addresses, workspace_);
+}
+
+const GpuModel::Step& GpuModel::prefill_step(int sequence, const StepShape& shape) {
+  const std::array<int, 4> key{sequence, shape.num_tokens, shape.num_logits, shape.sample};
+  if (const auto found = prefill_steps_.find(key); found != prefill_steps_.end())
+    return found->second;
+  constexpr std::size_t kept = 32;
+  if (prefill_steps_.size() >= kept) prefill_steps_.clear();
+  return prefill_steps_.emplace(key, bind(shape, prefill_inputs(sequence))).first->second;
 }
 
 std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> tokens,
@@ -304,9 +313,8 @@ std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> 
     copy_to_device(inputs.next_kv_len, rest + 5, 4, stream_);
     const int num_logits = logits == Logits::all ? n : 1;
     // A single token is served by prefill attention too: its inputs lie in the prefill buffers.
-    run(bind({.num_tokens = n, .max_query_len = std::max(2, n), .num_logits = num_logits,
-              .sample = sample && final_chunk},
-             inputs));
+    run(prefill_step(sequence, {.num_tokens = n, .max_query_len = std::max(2, n),
+                                .num_logits = num_logits, .sample = sample && final_chunk}));
     length += n;
     if (logits == Logits::all || (logits == Logits::last && final_chunk)) {
       const std::size_t at = out.size();
@@ -365,8 +373,8 @@ void GpuModel::set_length(int sequence, int length) {
 
 void GpuModel::require_tuned() {
   const auto check_step = [&](const StepShape& shape, const StepInputs& inputs) {
-    for (const BoundNode& bound : bind(shape, inputs).nodes)
-      if (!bound.kernel.tuned())
+    for (const BoundNode& bound : bind(shape, inputs))
+      if (!bound.ready.tuned())
         throw InputError(fmt::format("{} would run on an untuned default ({} {}): run quern tune first",
                                      bound.node.name, bound.node.family,
                                      to_text(bound.node.tuned_as)));
@@ -381,8 +389,8 @@ std::vector<std::string> GpuModel::describe(int batch) {
   const Step step =
       bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
            decode_inputs());
-  for (const BoundNode& bound : step.nodes)
-    lines.push_back(fmt::format("{:<24} {}", bound.node.name, bound.kernel.description()));
+  for (const BoundNode& bound : step)
+    lines.push_back(fmt::format("{:<24} {}", bound.node.name, bound.ready.description()));
   return lines;
 }
 

@@ -1,4 +1,5 @@
 #pragma once
+#include <array>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -84,14 +85,15 @@ class GpuModel {
  private:
   struct BoundNode {
     Node node;
-    ReadyKernel kernel;
+    ReadyKernel ready;
+    BoundKernel kernel;
     std::vector<CUdeviceptr> addresses;
   };
-  struct Step {
-    std::vector<BoundNode> nodes;
-  };
+  using Step = std::vector<BoundNode>;
   Step bind(const StepShape& shape, const StepInputs& inputs);
   void run(const Step& step);
+  /// The bound step of a prefill chunk; the last few are kept.
+  const Step& prefill_step(int sequence, const StepShape& shape);
   StepInputs decode_inputs() const;
   StepInputs prefill_inputs(int sequence) const;
   void upload_block_table(int sequence);
@@ -117,6 +119,7 @@ class GpuModel {
   std::unique_ptr<KvBlockAllocator> pages_;
   std::vector<std::unique_ptr<KvSequence>> sequences_;  // pages reserved, length tokens or more
   std::map<int, GraphExec> graphs_;      // by batch
+  std::map<std::array<int, 4>, Step> prefill_steps_;
   double capture_ms_ = 0;
 };
 

@@ -16,6 +16,8 @@ std::optional<std::string> complaint(const RopeAppendProblem& p) {
                           p.max_blocks, p.batch, p.dtype}
                    .complaint())
     return c;
+  if (p.qkv_dtype != p.dtype && p.qkv_dtype != DType::f32)
+    return fmt::format("qkv is {} or f32, not {}", name(p.dtype), name(p.qkv_dtype));
   if (auto c = out_of_range("num_tokens", p.num_tokens, 1, 1 << 24)) return c;
   return out_of_range("max_positions", p.max_positions, 1, 1 << 30);
 }
@@ -40,8 +42,11 @@ std::optional<std::string> complaint(const RopeAppendProblem& p, const RopeAppen
   return std::nullopt;
 }
 
-float to_float(DType dtype, std::uint16_t bits) {
-  return dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
+float element(const HostTensor& tensor, std::int64_t index) {
+  const std::byte* data = tensor.data.data();
+  if (tensor.spec.dtype == DType::f32) return reinterpret_cast<const float*>(data)[index];
+  const std::uint16_t bits = reinterpret_cast<const std::uint16_t*>(data)[index];
+  return tensor.spec.dtype == DType::bf16 ? bf16_to_f32(bits) : f16_to_f32(bits);
 }
 std::uint16_t from_float(DType dtype, float value) {
   return dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
@@ -97,9 +102,10 @@ KernelSource RopeAppendFamily::source(const Params& params, const Params& config
   return {fmt::format("#include \"rope/rope_append.cuh\"\n{}{}"
                       "extern \"C\" __global__ void __launch_bounds__({}) {}("
                       "const __grid_constant__ quern::RopeAppendArgs args) {{\n"
-                      "  quern::rope_append<{}, Problem, Config>(args);\n}}\n",
+                      "  quern::rope_append<{}, {}, Problem, Config>(args);\n}}\n",
                       config_struct(without(params, dynamic_fields()), "Problem"),
                       config_struct(without(config_params, {"pdl"})), config.threads, entry,
+                      problem.qkv_dtype == DType::f32 ? "float" : device_type(problem.qkv_dtype),
                       device_type(problem.dtype)),
           entry,
           {}};
@@ -147,7 +153,7 @@ std::vector<OperandSpec> RopeAppendFamily::operands(const Params& params) const 
   const std::vector<std::int64_t> cache = {p.num_pages, p.num_kv_heads, p.page_size, p.head_dim};
   using Role = OperandSpec::Role;
   return {
-      {"qkv", p.dtype, {p.num_tokens, width}, Role::in, 1.0, {}},
+      {"qkv", p.qkv_dtype, {p.num_tokens, width}, Role::in, 1.0, {}},
       {"rope_table", DType::f32, {p.max_positions, p.head_dim / 2, 2}, Role::in, 1.0, {}},
       {"positions", DType::i32, {p.num_tokens}, Role::in, 1.0, positions},
       {"sequence", DType::i32, {p.num_tokens}, Role::in, 1.0, sequence},
@@ -178,7 +184,6 @@ std::vector<std::byte> RopeAppendFamily::pack_args(const Params& params, const P
 void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor> operands) const {
   const auto p = parse(params);
   if (operands.size() != 8) throw InputError("rope_append takes 8 operands");
-  const auto* qkv = reinterpret_cast<const std::uint16_t*>(operands[0].data.data());
   const auto* table = reinterpret_cast<const float*>(operands[1].data.data());
   const auto* positions = reinterpret_cast<const std::int32_t*>(operands[2].data.data());
   const auto* sequence = reinterpret_cast<const std::int32_t*>(operands[3].data.data());
@@ -194,7 +199,7 @@ void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor>
     const std::int64_t page =
         block_table[at(std::int64_t{sequence[token]} * p.max_blocks + position / p.page_size)];
     for (int head = 0; head < all_heads; ++head) {
-      const std::uint16_t* from = qkv + (token * all_heads + head) * p.head_dim;
+      const std::int64_t from = (token * all_heads + head) * p.head_dim;
       std::uint16_t* to = q_out + (token * p.num_heads + head) * p.head_dim;
       const bool is_value = head >= p.num_heads + p.num_kv_heads;
       if (head >= p.num_heads) {
@@ -204,7 +209,7 @@ void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor>
         to = cache[is_value ? 1 : 0] + row * p.head_dim;
       }
       for (int i = 0; i < half; ++i) {
-        const float x = to_float(p.dtype, from[i]), y = to_float(p.dtype, from[i + half]);
+        const float x = element(operands[0], from + i), y = element(operands[0], from + i + half);
         const float c = is_value ? 1.0f : table[(position * half + i) * 2];
         const float s = is_value ? 0.0f : table[(position * half + i) * 2 + 1];
         to[i] = from_float(p.dtype, x * c - y * s);
@@ -218,7 +223,7 @@ Cost RopeAppendFamily::cost(const Params& params) const {
   const auto p = parse(params);
   const double elements = double(p.num_tokens) * (p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
   const double table = double(std::min(p.num_tokens, p.max_positions)) * p.head_dim * 4;
-  return {elements * 4 + table + double(p.num_tokens) * 8, elements * 3};
+  return {elements * static_cast<double>(bytes_for(p.qkv_dtype, 1) + 2) + table + double(p.num_tokens) * 8, elements * 3};
 }
 
 Tolerance RopeAppendFamily::tolerance(const Params& params, std::size_t) const {

@@ -4,7 +4,7 @@
 //   y[i]     = x[i] cos a - x[i + h] sin a
 //   y[i + h] = x[i + h] cos a + x[i] sin a          (rotate-half pairs, as in Llama checkpoints)
 //
-// in fp32, for every head of q (to q_out) and k (to its slot of k_cache); v is copied to v_cache.
+// in fp32 (qkv may be fp32, so that nothing is rounded twice), for every head of q (to q_out) and k (to its slot of k_cache); v is copied to v_cache.
 // A padding token (sequence -1) is skipped and its row of q_out left as it was.
 //
 // Tunables: threads per block; vector, elements per access (a thread owns `vector` elements of a
@@ -18,7 +18,7 @@
 
 namespace quern {
 
-template <class T, class Problem, class Config>
+template <class In, class T, class Problem, class Config>
 __device__ __forceinline__ void rope_append(const RopeAppendArgs& args) {
   constexpr int head_dim = Problem::head_dim, half = head_dim / 2, vector = Config::vector;
   constexpr int num_heads = Problem::num_heads, num_kv_heads = Problem::num_kv_heads;
@@ -47,9 +47,15 @@ __device__ __forceinline__ void rope_append(const RopeAppendArgs& args) {
     if (sequence < 0) continue;
     const int position = args.positions[token];
 
-    const T* from = static_cast<const T*>(args.qkv) +
-                    (static_cast<i64>(token) * all_heads + head) * head_dim + i;
-    Piece low = load_vec<T, vector>(from), high = load_vec<T, vector>(from + half);
+    const In* from = static_cast<const In*>(args.qkv) +
+                     (static_cast<i64>(token) * all_heads + head) * head_dim + i;
+    const auto low_in = load_vec<In, vector>(from), high_in = load_vec<In, vector>(from + half);
+    float x[vector], y[vector];
+#pragma unroll
+    for (int e = 0; e < vector; ++e) {
+      x[e] = to_f32(low_in.element[e]);
+      y[e] = to_f32(high_in.element[e]);
+    }
     if (head < num_heads + num_kv_heads) {
       const float* angle = args.table + (static_cast<i64>(position) * half + i) * 2;
 #pragma unroll
@@ -57,12 +63,18 @@ __device__ __forceinline__ void rope_append(const RopeAppendArgs& args) {
         const Vec<float, 4> c = load_vec<float, 4>(angle + 2 * e);  // cos, sin, cos, sin
 #pragma unroll
         for (int p = 0; p < 2; ++p) {
-          const float x = to_f32(low.element[e + p]), y = to_f32(high.element[e + p]);
           const float cos_a = c.element[2 * p], sin_a = c.element[2 * p + 1];
-          low.element[e + p] = from_f32<T>(x * cos_a - y * sin_a);
-          high.element[e + p] = from_f32<T>(y * cos_a + x * sin_a);
+          const float a = x[e + p], b = y[e + p];
+          x[e + p] = a * cos_a - b * sin_a;
+          y[e + p] = b * cos_a + a * sin_a;
         }
       }
+    }
+    Piece low, high;
+#pragma unroll
+    for (int e = 0; e < vector; ++e) {
+      low.element[e] = from_f32<T>(x[e]);
+      high.element[e] = from_f32<T>(y[e]);
     }
     T* to;
     if (head < num_heads) {

@@ -19,7 +19,8 @@ struct RopeAppendProblem {
   int num_pages = 16;        // dynamic
   int max_positions = 1024;  // dynamic
   int num_heads = 32, num_kv_heads = 8, head_dim = 128, page_size = 64;
-  DType dtype = DType::bf16;
+  DType dtype = DType::bf16;      // of q_out and the cache: bf16 or f16
+  DType qkv_dtype = DType::bf16;  // of qkv: dtype, or f32 so that q and k are rounded once
   static constexpr auto fields() {
     using P = RopeAppendProblem;
     return std::tuple{
@@ -27,7 +28,8 @@ struct RopeAppendProblem {
         std::pair{"max_blocks", &P::max_blocks},       std::pair{"num_pages", &P::num_pages},
         std::pair{"max_positions", &P::max_positions}, std::pair{"num_heads", &P::num_heads},
         std::pair{"num_kv_heads", &P::num_kv_heads},   std::pair{"head_dim", &P::head_dim},
-        std::pair{"page_size", &P::page_size},         std::pair{"dtype", &P::dtype}};
+        std::pair{"page_size", &P::page_size},         std::pair{"dtype", &P::dtype},
+        std::pair{"qkv_dtype", &P::qkv_dtype}};
   }
 };
 

@@ -57,7 +57,7 @@ int argmax(std::span<const float> logits) {
   return std::max(best, 0);
 }
 
-int choose(std::span<const float> logits, const SamplingParams& params, int position) {
+int choose(std::span<const float> logits, const SamplingRequest& params, int position) {
   const int first = argmax(logits);
   if (!(params.temperature > 0)) return first;
   const float top = logits[static_cast<std::size_t>(first)] / params.temperature;
@@ -94,7 +94,7 @@ int choose(std::span<const float> logits, const SamplingParams& params, int posi
       continue;
     const std::uint32_t bits =
         philox(params.seed_low, params.seed_high, static_cast<std::uint32_t>(i),
-               static_cast<std::uint32_t>(position));
+               static_cast<std::uint32_t>(position) + 1);
     const double u = (static_cast<double>(bits >> 8) + 0.5) / 16777216.0;
     const double value = double{x / params.temperature} - std::log(-std::log(u));
     if (value > best_value) {
@@ -182,13 +182,13 @@ LaunchPlan SamplingFamily::plan(const Params& params, const Params& config_param
 std::vector<OperandSpec> SamplingFamily::operands(const Params& params) const {
   const auto p = parse(params);
   // Greedy, plain, and every filter, in turn; the first sequence is greedy, as most requests are.
-  const SamplingParams kinds[] = {
+  const SamplingRequest kinds[] = {
       {0.0f, 0, 1.0f, 0.0f, 1, 2, {}},   {0.8f, 40, 0.95f, 0.0f, 3, 4, {}},
       {1.0f, 0, 1.0f, 0.0f, 5, 6, {}},   {0.7f, 0, 0.9f, 0.0f, 7, 8, {}},
       {1.2f, 0, 1.0f, 0.05f, 9, 10, {}}, {0.9f, 20, 1.0f, 0.02f, 11, 12, {}}};
   std::vector<std::int32_t> words, position, kv_len;
   for (int b = 0; b < p.batch; ++b) {
-    SamplingParams row = kinds[b % 6];
+    SamplingRequest row = kinds[b % 6];
     row.seed_high += static_cast<unsigned>(b);
     const auto bits = std::bit_cast<std::array<std::int32_t, 8>>(row);
     words.insert(words.end(), bits.begin(), bits.end());
@@ -216,7 +216,7 @@ std::vector<std::byte> SamplingFamily::pack_args(const Params& params, const Par
   const auto p = parse(params);
   require_operands(name(), a, 6);
   return args_bytes(
-      SamplingArgs{device_pointer<const float>(a[0]), device_pointer<const SamplingParams>(a[1]),
+      SamplingArgs{device_pointer<const float>(a[0]), device_pointer<const SamplingRequest>(a[1]),
                    device_pointer<int>(a[2]), device_pointer<int>(a[3]), device_pointer<int>(a[4]),
                    device_pointer<int>(a[5]), device_pointer(workspace), p.log_capacity});
 }
@@ -225,7 +225,7 @@ void SamplingFamily::cpu_reference(const Params& params, std::span<HostTensor> o
   const auto p = parse(params);
   if (operands.size() != 6) throw InputError("sampling takes 6 operands");
   const auto* logits = reinterpret_cast<const float*>(operands[0].data.data());
-  const auto* rows = reinterpret_cast<const SamplingParams*>(operands[1].data.data());
+  const auto* rows = reinterpret_cast<const SamplingRequest*>(operands[1].data.data());
   const auto ints = [&](std::size_t i) {
     return reinterpret_cast<std::int32_t*>(operands[i].data.data());
   };

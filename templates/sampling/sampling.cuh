@@ -61,7 +61,7 @@ struct Sampler {
   };
 
   const float* logits;  // of this sequence
-  SamplingParams params;
+  SamplingRequest params;
   u32 position;
   Shared& shared;
   float top;     // largest scaled logit
@@ -247,7 +247,7 @@ __device__ __forceinline__ void sample(const SamplingArgs& args) {
   const int position = args.position[batch];
   S sampler{args.logits + static_cast<i64>(batch) * Problem::vocab_size, args.params[batch],
             static_cast<u32>(position) + 1, shared, 0.0f, false};
-  const SamplingParams& params = sampler.params;
+  const SamplingRequest& params = sampler.params;
   const bool random = params.temperature > 0.0f;
   const bool filtered = random && ((params.top_k > 0 && params.top_k < Problem::vocab_size) ||
                                    params.top_p < 1.0f || params.min_p > 0.0f);

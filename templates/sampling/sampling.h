@@ -5,7 +5,7 @@ namespace quern {
 
 /// Chooses the next token of each sequence and advances its counters. Operands:
 ///   logits    f32 [batch, vocab_size]
-///   params    i32 [batch, 8]: SamplingParams of templates/sampling/sampling_args.h
+///   params    i32 [batch, 8]: SamplingRequest of templates/sampling/sampling_args.h
 ///   token     i32 [batch] (out): the choice, which is the next step's input
 ///   position  i32 [batch] (inout): += 1
 ///   kv_len    i32 [batch] (inout): += 1

@@ -3,7 +3,7 @@
 namespace quern {
 
 /// How the next token of one sequence is chosen: a row of the `params` operand.
-struct SamplingParams {
+struct SamplingRequest {
   float temperature;  // <= 0: the most likely token
   int top_k;          // 0: off
   float top_p;        // 1: off
@@ -14,7 +14,7 @@ struct SamplingParams {
 
 struct SamplingArgs {
   const float* logits;           // [batch, vocab_size]
-  const SamplingParams* params;  // [batch]
+  const SamplingRequest* params;  // [batch]
   int* token;                    // [batch] out
   int* position;                 // [batch] += 1
   int* kv_len;                   // [batch] += 1

@@ -15,7 +15,7 @@ FamilyCheck at_most(std::size_t candidates) {
   return check;
 }
 
-const std::vector<SamplingParams> kinds = {
+const std::vector<SamplingRequest> kinds = {
     {0.0f, 0, 1.0f, 0.0f, 1, 2, {}},     {0.8f, 40, 0.95f, 0.0f, 3, 4, {}},
     {1.0f, 0, 1.0f, 0.0f, 5, 6, {}},     {0.7f, 0, 0.9f, 0.0f, 7, 8, {}},
     {1.2f, 0, 1.0f, 0.05f, 9, 10, {}},   {0.9f, 20, 1.0f, 0.02f, 11, 12, {}},

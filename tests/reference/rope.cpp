@@ -12,7 +12,7 @@ void rope_append_oracle(const Params& problem, std::span<HostTensor> operands) {
   const auto ints = [&](std::size_t i) {
     return reinterpret_cast<const std::int32_t*>(operands[i].data.data());
   };
-  const auto x = decode(operands[0].data, dtype), table = decode(operands[1].data, DType::f32);
+  const auto x = decode(operands[0].data, operands[0].spec.dtype), table = decode(operands[1].data, DType::f32);
   auto k_cache = decode(operands[5].data, dtype), v_cache = decode(operands[6].data, dtype);
   auto q = decode(operands[7].data, dtype);
   for (std::size_t token = 0; token < integer("num_tokens"); ++token) {

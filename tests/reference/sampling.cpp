@@ -8,7 +8,7 @@
 
 namespace quern::test {
 
-std::vector<bool> kept_tokens(std::span<const float> logits, const SamplingParams& params) {
+std::vector<bool> kept_tokens(std::span<const float> logits, const SamplingRequest& params) {
   float top = -HUGE_VALF;
   for (const float x : logits) top = std::fmax(top, x);
   const auto weight = [&](float x) {
@@ -52,7 +52,7 @@ std::uint32_t philox_oracle(std::uint32_t key0, std::uint32_t key1, std::uint32_
   return c[0];
 }
 
-int sampled_token(std::span<const float> logits, const SamplingParams& params, int position) {
+int sampled_token(std::span<const float> logits, const SamplingRequest& params, int position) {
   const bool random = params.temperature > 0;
   float top = -HUGE_VALF;
   for (const float x : logits) top = std::fmax(top, x);
@@ -88,7 +88,7 @@ void sampling_oracle(const Params& problem, std::span<HostTensor> operands) {
   for (std::size_t b = 0; b < problem.at("batch").get<std::size_t>(); ++b) {
     std::vector<float> logits(vocab_size);
     std::memcpy(logits.data(), operands[0].data.data() + b * vocab_size * 4, vocab_size * 4);
-    SamplingParams params;
+    SamplingRequest params;
     std::memcpy(&params, operands[1].data.data() + b * sizeof params, sizeof params);
     ints(2)[b] = sampled_token(logits, params, ints(3)[b]);
     ints(3)[b] += 1;
@@ -109,7 +109,7 @@ std::vector<OperandSpec> SamplingTrial::operands(const Params& problem) const {
   operands[0].dtype = DType::i32;
   operands[0].values.resize(logits_.size());
   std::memcpy(operands[0].values.data(), logits_.data(), logits_.size() * 4);
-  std::memcpy(operands[1].values.data(), params_.data(), params_.size() * sizeof(SamplingParams));
+  std::memcpy(operands[1].values.data(), params_.data(), params_.size() * sizeof(SamplingRequest));
   return operands;
 }
 

@@ -11,10 +11,11 @@ namespace {
 
 const RopeAppendFamily family;
 
-Params problem(int tokens, int head_dim, DType dtype) {
+Params problem(int tokens, int head_dim, DType dtype, DType qkv_dtype) {
   RopeAppendProblem p;
   p.num_tokens = tokens, p.batch = 3, p.max_blocks = 4, p.num_pages = 12, p.max_positions = 256;
   p.num_heads = 6, p.num_kv_heads = 2, p.head_dim = head_dim, p.dtype = dtype;
+  p.qkv_dtype = qkv_dtype;
   return to_params(p);
 }
 
@@ -23,15 +24,17 @@ Params problem(int tokens, int head_dim, DType dtype) {
 TEST_CASE("rope_append obeys the rules of families and compiles everywhere") {
   for (const int head_dim : {8, 64, 72, 128, 256})
     for (const int tokens : {1, 7, 300})
-      check_family_rules(family, problem(tokens, head_dim, DType::bf16));
-  check_family_compiles(family, problem(1, 128, DType::bf16), 3);
-  check_family_compiles(family, problem(1, 8, DType::f16), 0);
-  check_family_refuses_nonsense(family, problem(7, 64, DType::bf16));
+      check_family_rules(family, problem(tokens, head_dim, DType::bf16, DType::f32));
+  check_family_compiles(family, problem(1, 128, DType::bf16, DType::f32), 3);
+  check_family_compiles(family, problem(1, 8, DType::f16, DType::f16), 0);
+  check_family_refuses_nonsense(family, problem(7, 64, DType::bf16, DType::bf16));
 }
 
 TEST_CASE("rope_append's reference agrees with the formula, element by element") {
-  for (const DType dtype : {DType::bf16, DType::f16}) {
-    const Params p = problem(20, 24, dtype);
+  for (const auto& [dtype, qkv_dtype] : {std::pair{DType::bf16, DType::bf16},
+                                         {DType::f16, DType::f16},
+                                         {DType::bf16, DType::f32}}) {
+    const Params p = problem(20, 24, dtype, qkv_dtype);
     std::vector<HostTensor> actual;
     for (const OperandSpec& spec : family.operands(p)) {
       HostTensor tensor{spec, std::vector<std::byte>(spec.size_bytes())};

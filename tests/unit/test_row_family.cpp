@@ -79,7 +79,7 @@ TEST_CASE("row operands, bytes and arguments") {
   CHECK(operands[1].dtype == DType::f32);
   CHECK_EQ(operands[2].shape, std::vector<std::int64_t>{8});
   CHECK_EQ(family().operands(silu_mul(5, 16))[0].shape, std::vector<std::int64_t>{5, 2, 16});
-  CHECK_EQ(family().cost(problem).bytes, 3 * 8 * (2 + 4 + 4 + 2) + 8 * 2);
+  CHECK_EQ(family().cost(problem).bytes, 3 * 8 * (4 + 4 + 4 + 2) + 8 * 2);
   CHECK_GT(family().cost(problem).flops, 3 * 8 * 4);
   CHECK_LT(family().cost(problem).flops, 3 * 8 * 20);
   const std::vector<std::uint64_t> addresses(4, 64);

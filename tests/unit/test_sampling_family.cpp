@@ -14,8 +14,8 @@ Params problem(int batch, int vocab_size) {
   return to_params(SamplingProblem{batch, vocab_size, 16});
 }
 
-std::vector<SamplingParams> assorted() {
-  std::vector<SamplingParams> out;
+std::vector<SamplingRequest> assorted() {
+  std::vector<SamplingRequest> out;
   unsigned seed = 1;
   for (const float temperature : {0.0f, 0.5f, 1.0f, 3.0f})
     for (const int top_k : {0, 1, 5, 1000})
@@ -66,7 +66,7 @@ TEST_CASE("sampling's sorted reference keeps what the definition keeps") {
 
 TEST_CASE("draws follow the softmax of what is kept") {
   const std::vector<float> logits = {1.0f, 0.0f, 2.0f, -3.0f, 1.5f};
-  SamplingParams params{0.8f, 4, 1.0f, 0.0f, 11, 12, {}};
+  SamplingRequest params{0.8f, 4, 1.0f, 0.0f, 11, 12, {}};
   const auto kept = kept_tokens(logits, params);
   CHECK(kept == std::vector<bool>{true, true, true, false, true});
   double total = 0;

@@ -1,0 +1,90 @@
+// One small problem of every family, a few configs each: quick enough to run under compute-sanitizer
+// (memcheck, racecheck, initcheck), which slows kernels down by one or two orders of magnitude.
+#include "autotune/row_family.h"
+#include "runtime/driver.h"
+#include "templates/embedded.h"
+#include "templates/embedding/embedding.h"
+#include "templates/gemm/gemm.h"
+#include "templates/rope/rope_append.h"
+#include "tests/reference/attention.h"
+#include "tests/reference/gemm.h"
+#include "tests/reference/rope.h"
+#include "tests/reference/sampling.h"
+#include "tests/support/family_check.h"
+
+using namespace quern;
+using namespace quern::test;
+
+namespace {
+
+FamilyCheck few() {
+  FamilyCheck check;
+  check.max_candidates = 4;
+  return check;
+}
+
+}  // namespace
+
+TEST_CASE("small: gemm") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const GemmFamily family;
+  for (const int m : {1, 3, 16, 65})
+    for (const int k : {64, 172}) {
+      GemmProblem p;
+      p.m = m, p.n = 70, p.k = k;
+      check_family(gpu, family, to_params(p), reference_gemm, few());
+    }
+}
+
+TEST_CASE("small: row kernels") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const RowFamily family(embedded_templates());
+  for (const int cols : {64, 172}) {
+    const Params norm = {{"kernel", "add_rmsnorm"}, {"rows", 3}, {"cols", cols}, {"T", "bf16"},
+                         {"R", "f32"}, {"eps", 1e-5}};
+    const Params silu = {{"kernel", "silu_mul"}, {"rows", 3}, {"cols", cols}, {"T", "bf16"}};
+    check_family(gpu, family, norm, {}, few());
+    check_family(gpu, family, silu, {}, few());
+  }
+}
+
+TEST_CASE("small: embedding and rope") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  EmbeddingProblem e;
+  e.num_tokens = 5, e.vocab_size = 33, e.hidden_size = 172;
+  check_family(gpu, EmbeddingFamily(), to_params(e), {}, few());
+  RopeAppendProblem r;
+  r.num_tokens = 7, r.batch = 3, r.max_blocks = 2, r.num_pages = 6, r.max_positions = 128;
+  r.num_heads = 4, r.num_kv_heads = 2, r.head_dim = 8;
+  check_family(gpu, RopeAppendFamily(), to_params(r), rope_append_oracle, few());
+}
+
+TEST_CASE("small: attention") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  for (const int head_dim : {8, 64}) {
+    const DecodeTrial decode({1, 65, 130});
+    check_family(gpu, decode, decode.problem(4, 2, head_dim, 64, 0, DType::bf16),
+                 decode_attention_oracle, few());
+    const PrefillTrial prefill{{1, 5, 70}, {0, 66, 3}};
+    check_family(gpu, prefill, prefill.problem(4, 2, head_dim, 64, 24, DType::bf16),
+                 prefill_attention_oracle, few());
+  }
+}
+
+TEST_CASE("small: sampling") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  std::vector<float> logits(4 * 1000);
+  for (std::size_t i = 0; i < logits.size(); ++i)
+    logits[i] = static_cast<float>((i * 7919) % 2003) * 0.01f;
+  std::vector<SamplingRequest> kinds(4);
+  kinds[1].temperature = 0.8f;
+  kinds[2].temperature = 1.0f, kinds[2].top_k = 20;
+  kinds[3].temperature = 1.3f, kinds[3].top_p = 0.9f, kinds[3].min_p = 0.01f;
+  const SamplingTrial family(logits, kinds);
+  check_family(gpu, family, family.problem(16), sampling_oracle, few());
+}

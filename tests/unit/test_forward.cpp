@@ -1,0 +1,103 @@
+#include <set>
+
+#include "autotune/registry.h"
+#include "autotune/problem.h"
+#include "model/forward.h"
+#include "templates/embedded.h"
+#include "tests/support/support.h"
+
+using namespace quern;
+
+namespace {
+
+ModelConfig small_config() {
+  ModelConfig c;
+  c.vocab_size = 512;
+  c.hidden_size = 64;
+  c.intermediate_size = 172;
+  c.num_layers = 3;
+  c.num_heads = 8;
+  c.num_kv_heads = 4;
+  c.head_dim = 8;
+  c.max_position_embeddings = 512;
+  c.rms_norm_eps = 1e-5;
+  return c;
+}
+
+ModelAddresses addresses(const ModelConfig& config) {
+  ModelAddresses model;
+  model.layers.resize(static_cast<std::size_t>(config.num_layers));
+  model.num_pages = 32;
+  model.max_blocks = 8;
+  model.max_positions = 512;
+  return model;
+}
+
+}  // namespace
+
+TEST_CASE("every node of a step is a legal problem of its family, with as many operands") {
+  const ModelConfig config = small_config();
+  const FamilyRegistry families = FamilyRegistry::shipped(embedded_templates());
+  StepInputs inputs;
+  inputs.log_capacity = 513;
+  const StepShape shapes[] = {
+      {.num_tokens = 1, .sample = true},
+      {.num_tokens = 5, .batch = 5, .num_logits = 5, .sample = true},
+      {.num_tokens = 37, .max_query_len = 37, .num_logits = 37},
+      {.num_tokens = 37, .max_query_len = 37, .num_logits = 1, .sample = true},
+      {.num_tokens = 40, .batch = 4, .max_query_len = 31, .num_logits = 4, .sample = true},
+  };
+  for (const Arch& arch : known_archs())
+    for (const StepShape& shape : shapes)
+      for (const DType dtype : {DType::bf16, DType::f16}) {
+        const ForwardPlan plan = plan_forward(config, dtype, addresses(config), shape, inputs);
+        for (const Node& node : plan.nodes) {
+          INFO(arch.name(), " ", node.name, " ", to_text(node.problem));
+          const Family& family = families.at(node.family);
+          const auto why = family.unsupported(node.problem, arch);
+          CHECK_MESSAGE(!why, why.value_or(""));
+          CHECK_EQ(family.operands(node.tuned_as).size(), node.operands.size());
+          // What is launched differs from what was tuned in dynamic fields alone: one image.
+          Params launched = node.problem, tuned = node.tuned_as;
+          for (const std::string& field : family.dynamic_fields()) {
+            launched.erase(field);
+            tuned.erase(field);
+          }
+          CHECK_EQ(to_key(launched), to_key(tuned));
+          // A config that was tuned in the bucket serves the actual sizes.
+          const Params usual = family.candidates(node.tuned_as, arch).front();
+          const auto rejected = family.reject_reason(node.problem, usual, arch);
+          CHECK_MESSAGE(!rejected, rejected.value_or(""));
+        }
+      }
+}
+
+TEST_CASE("a node reads only what an earlier node wrote, and memory is reused") {
+  const ModelConfig config = small_config();
+  const ForwardPlan plan = plan_forward(config, DType::bf16, addresses(config),
+                                        {.num_tokens = 300, .max_query_len = 300}, {});
+  std::set<int> written;
+  for (const Node& node : plan.nodes)
+    for (const NodeOperand& operand : node.operands)
+      if (operand.tensor >= 0) written.insert(operand.tensor);
+  CHECK_GT(written.size(), 20);
+  std::size_t sum = 0;
+  for (const int tensor : written) sum += plan.activations.offset(tensor) > 0;
+  CHECK_GT(sum, 0);
+  // Far less than all activations of all layers: a few rows of the widest tensors.
+  CHECK_LT(plan.activations.total_bytes(), 300u * 2u * (64 * 4 + 2 * 172 + 172 + 4 * 64) * 2u);
+}
+
+TEST_CASE("problems of a model are distinct, bucketed and counted") {
+  const ModelConfig config = small_config();
+  const auto problems = model_problems(config, DType::bf16, {1, 3, 4}, {100, 128});
+  std::set<std::string> keys;
+  int gemms = 0;
+  for (const ModelProblem& p : problems) {
+    CHECK(keys.insert(p.family + to_key(p.problem)).second);
+    CHECK_GT(p.count, 0);
+    gemms += p.family == "gemm";
+  }
+  // qkv, o, gate_up, down at m = 1, 4 and 128, lm_head at 1 and 4; o and qkv differ in n.
+  CHECK_EQ(gemms, 4 * 3 + 2);
+}
