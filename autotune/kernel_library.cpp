@@ -320,6 +320,16 @@ void KernelLibrary::prepare(std::span<const KernelRequest> requests) {
   }
 }
 
+void KernelLibrary::serve(const Family& family, const Params& problem, const Params& config) {
+  const Params rounded = bucketed(family, problem);
+  ready_.insert_or_assign(key_of(family.name(), rounded),
+                          make(family, rounded, config, std::nullopt));
+}
+
+void KernelLibrary::forget(const Family& family, const Params& problem) {
+  ready_.erase(key_of(family.name(), bucketed(family, problem)));
+}
+
 void KernelLibrary::record(const TuningRecord& record) {
   records_.append(record);
   ready_.erase(key_of(record.family, record.problem));

@@ -129,6 +129,11 @@ class KernelLibrary {
   ReadyKernel load(const Family& family, const Params& problem, const Params& config,
                    const CompiledKernel& compiled);
 
+  /// Makes get() serve this config for the problem, whatever is recorded, until forget() or
+  /// record(): for races of configs inside a whole step.
+  void serve(const Family& family, const Params& problem, const Params& config);
+  void forget(const Family& family, const Params& problem);
+
   /// Why `config` cannot be used here, or nothing: the family's reasons, and absence of a library.
   std::optional<std::string> refusal(const Family& family, const Params& problem,
                                      const Params& config);

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "model/bench.h"
 #include "model/cli.h"
@@ -66,13 +67,11 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   const EngineOptions engine = engine_options(common, random ? "" : options.model);
   GpuSession session({ordinal, engine.cache, engine.library_dirs, engine.templates});
   double tune_seconds = 0;
-  std::size_t tune_compiled = 0;
+  TuneReport tuning;
   if (options.tune) {
-    const TuneReport report = tune_with_progress(
-        common, session, requests_of(config, options.batches, options.prompts), {});
-    tune_seconds = report.seconds;
-    tune_compiled = report.compiled;
-    if (!common.json) fmt::print("{}", tune_table(session, report));
+    tuning = tune_with_progress(common, session,
+                                requests_of(config, options.batches, options.prompts), {});
+    tune_seconds = tuning.seconds;
   }
   const double roof = session.read_roof();
   GpuModelOptions model_options;
@@ -90,6 +89,13 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   const auto model = random
                          ? session.open_random(config, dtype, model_options)
                          : session.open(config, load_weights(folder, config), dtype, model_options);
+  std::size_t refined = 0;
+  if (options.tune) {
+    const auto start = std::chrono::steady_clock::now();
+    refined = refine_with_progress(common, session, *model, config, tuning, options.batches).size();
+    tune_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    if (!common.json) fmt::print("{}", tune_table(session, tuning));
+  }
   if (common.strict) model->require_tuned();
   if (common.verbose)
     for (const int batch : options.batches)
@@ -136,11 +142,12 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
                 {"dtype", name(dtype)},
                 {"weight_bytes", model->weights().total_bytes()},
                 {"read_roof_bytes_per_second", roof},
-                {"compiled", counts.compiled + tune_compiled},
+                {"compiled", counts.compiled},
                 {"image_hits", counts.image_hits},
                 {"tuned", counts.tuned},
                 {"defaulted", counts.defaulted},
                 {"tune_seconds", tune_seconds},
+                {"refined", refined},
                 {"capture_ms", model->capture_ms()},
                 {"results", rows}});
     return;

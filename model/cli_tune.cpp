@@ -1,6 +1,6 @@
 #include <fmt/format.h>
 
-#include <set>
+#include <algorithm>
 
 #include "autotune/tuner.h"
 #include "compiler/compile_farm.h"
@@ -36,6 +36,30 @@ TuneReport tune_with_progress(const Common& common, GpuSession& session,
     line.update(text);
   };
   return tune(session.kernels(), requests, options);
+}
+
+std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
+                                             GpuModel& model, const ModelConfig& config,
+                                             TuneReport& report,
+                                             const std::vector<int>& batches) {
+  std::vector<Refinement> changes;
+  if (std::none_of(report.problems.begin(), report.problems.end(), [](const ProblemReport& p) {
+        return p.outcome == ProblemReport::Outcome::tuned;
+      }))
+    return changes;
+  ProgressLine line(common);
+  RefineOptions options;
+  options.context = std::min(512, model.max_context() / 2);
+  options.progress = [&](const std::string& text) { line.update(text); };
+  for (const int batch : batches)
+    for (Refinement& change : refine_decode(session, model, config, report, batch, options))
+      changes.push_back(std::move(change));
+  line.clear();
+  if (common.verbose)
+    for (const Refinement& c : changes)
+      note("in the step: {} {} | {} -> {} | {:.1f} -> {:.1f} us\n", c.family, to_text(c.problem),
+           to_text(c.from), to_text(c.to), c.step_us_before, c.step_us_after);
+  return changes;
 }
 
 std::string tune_table(GpuSession& session, const TuneReport& report) {
@@ -80,18 +104,32 @@ void run_tune(const Common& common, const Options& options) {
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
-  const TuneReport report = tune_with_progress(
+  TuneReport report = tune_with_progress(
       common, session, requests_of(config, options.batches, options.prompts), tuning);
+  std::vector<Refinement> refined;
+  if (options.budget == 0 || report.seconds < options.budget) {
+    GpuModelOptions room;
+    room.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
+    room.max_context = static_cast<int>(std::min<std::int64_t>(config.max_position_embeddings, 1024));
+    try {  // weights make no difference to speed, so that none need be loaded
+      const auto model = session.open_random(config, gpu_dtype(config), room);
+      refined = refine_with_progress(common, session, *model, config, report, options.batches);
+    } catch (const OutOfMemoryError& error) {
+      note("the tuned kernels were not raced inside the whole step: {}\n", error.what());
+    }
+  }
   if (common.json) {
-    print_json(to_json(report));
+    ordered_json document = to_json(report);
+    document["refined"] = refined.size();
+    print_json(document);
     return;
   }
   fmt::print("{}", tune_table(session, report));
   fmt::print(
       "{} problems, {} kernels compiled, {} candidates measured, {} rejected, {} failed, "
-      "{:.1f} s; records are in {}\n",
+      "{} changed in the step, {:.1f} s; records are in {}\n",
       report.problems.size(), report.compiled, report.measured, report.rejected, report.failed,
-      report.seconds, cache_root(common).string());
+      refined.size(), report.seconds, cache_root(common).string());
 }
 
 /// Builds every image that a model's defaults need, for GPUs that need not be here.

@@ -5,6 +5,7 @@
 #include "autotune/tuner.h"
 #include "model/cli.h"
 #include "model/gpu_session.h"
+#include "model/refine.h"
 
 namespace quern::cli {
 
@@ -14,6 +15,12 @@ std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vec
 /// tune() with a progress line on stderr.
 TuneReport tune_with_progress(const Common& common, GpuSession& session,
                               const std::vector<KernelRequest>& requests, TuneOptions options);
+/// refine_decode() for each batch size that the model was opened for, with a progress line. Says
+/// what changed on stderr if `verbose`. Does nothing if nothing was tuned just now.
+std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
+                                             GpuModel& model, const ModelConfig& config,
+                                             TuneReport& report,
+                                             const std::vector<int>& batches);
 /// One row a problem: config, time, default's time, percent of the roof, candidates.
 std::string tune_table(GpuSession& session, const TuneReport& report);
 

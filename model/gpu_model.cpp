@@ -326,21 +326,28 @@ std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> 
   return out;
 }
 
+GraphExec GpuModel::capture_decode(int batch) {
+  const auto start = std::chrono::steady_clock::now();
+  const Step step = bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
+                         decode_inputs());
+  GraphExec graph(Graph::capture(stream_, [&] { run(step); }));
+  capture_ms_ +=
+      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return graph;
+}
+
+void GpuModel::forget_graphs() {
+  stream_.synchronize();
+  graphs_.clear();
+  prefill_steps_.clear();
+}
+
 void GpuModel::decode(int batch) {
   if (batch < 1 || batch > options_.max_batch)
     throw InputError(fmt::format("a batch of {} does not fit a model opened for {}", batch,
                                  options_.max_batch));
   GraphExec& graph = graphs_[batch];
-  if (!graph) {
-    const auto start = std::chrono::steady_clock::now();
-    const Step step = bind({.num_tokens = batch, .batch = batch, .num_logits = batch,
-                            .sample = true},
-                           decode_inputs());
-    graph = GraphExec(Graph::capture(stream_, [&] { run(step); }));
-    capture_ms_ += std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() -
-                                                             start)
-                       .count();
-  }
+  if (!graph) graph = capture_decode(batch);
   for (int s = 0; s < batch; ++s) reserve(s, lengths_[static_cast<std::size_t>(s)] + 1);
   graph.launch(stream_);
   for (int s = 0; s < batch; ++s) ++lengths_[static_cast<std::size_t>(s)];

@@ -67,6 +67,11 @@ class GpuModel {
   /// Enqueues one decode step of sequences 0 .. batch - 1: each takes its next token, and another is
   /// chosen. One graph launch; the graph is made on first use.
   void decode(int batch);
+  /// The decode step of `batch` sequences as a graph of its own, with the kernels that the library
+  /// serves now.
+  GraphExec capture_decode(int batch);
+  /// Makes the next decode() capture anew, with what tuning has found since.
+  void forget_graphs();
   /// Token at a position of a sequence, once the step that chose it has finished; -1 before.
   std::int32_t token_at(int sequence, int position) const;
   /// After external control of tokens: what decode takes next, and where.

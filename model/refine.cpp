@@ -1,0 +1,136 @@
+#include "model/refine.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+
+#include "autotune/problem.h"
+#include "model/forward.h"
+
+namespace quern {
+namespace {
+
+/// Decode steps of one batch size, timed by events; every config set is captured as a graph of its
+/// own, so that the rivals can take turns.
+class StepRace {
+ public:
+  StepRace(GpuModel& model, int batch, int context) : model_(model), batch_(batch), context_(context) {
+    model_.reset();
+    for (int s = 0; s < batch; ++s) model_.reserve(s, context + 1);
+  }
+
+  /// Captures the step with the kernels that the library serves now.
+  GraphExec capture() { return model_.capture_decode(batch_); }
+
+  double time_us(const GraphExec& graph) {
+    // Every replay starts from the same lengths.
+    for (int s = 0; s < batch_; ++s) model_.set_next(s, 1, context_);
+    const Event start, end;
+    start.record(model_.stream());
+    graph.launch(model_.stream());
+    end.record(model_.stream());
+    end.synchronize();
+    return static_cast<double>(end.us_since(start));
+  }
+
+ private:
+  GpuModel& model_;
+  int batch_, context_;
+};
+
+struct Contest {
+  ProblemReport* report;
+  double share_us;                // of the step
+  std::vector<std::size_t> rivals;  // candidates other than the winner, fastest first
+};
+
+std::vector<Contest> contests(const ModelConfig& config, DType dtype, TuneReport& report,
+                              int batch, const RefineOptions& options) {
+  std::map<std::string, int> counts;
+  for (const ModelProblem& p : model_problems(config, dtype, {batch}, {}))
+    counts[p.family + to_key(p.problem)] = p.count;
+  std::vector<Contest> out;
+  for (ProblemReport& p : report.problems) {
+    const auto count = counts.find(p.family + to_key(p.problem));
+    if (count == counts.end() || p.outcome != ProblemReport::Outcome::tuned) continue;
+    Contest contest{&p, count->second * p.record.median_us, {}};
+    for (const Trial& t : p.search.trials)
+      if (t.verdict.status == TrialStatus::ok && t.timing.num_samples > 0 &&
+          p.configs[t.candidate] != p.record.config &&
+          t.timing.median_us < p.record.median_us * (1 + options.near_tie))
+        contest.rivals.push_back(t.candidate);
+    std::stable_sort(contest.rivals.begin(), contest.rivals.end(),
+                     [&](std::size_t a, std::size_t b) {
+                       return p.search.trials[a].timing.median_us <
+                              p.search.trials[b].timing.median_us;
+                     });
+    contest.rivals.resize(std::min(contest.rivals.size(), options.max_rivals));
+    if (!contest.rivals.empty()) out.push_back(std::move(contest));
+  }
+  std::stable_sort(out.begin(), out.end(), [](const Contest& a, const Contest& b) {
+    return a.share_us > b.share_us;
+  });
+  return out;
+}
+
+}  // namespace
+
+std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
+                                      const ModelConfig& config, TuneReport& report, int batch,
+                                      const RefineOptions& options) {
+  KernelLibrary& kernels = session.kernels();
+  StepRace race(model, batch, options.context);
+  GraphExec best = race.capture();
+  for (int i = 0; i < 20; ++i) race.time_us(best);  // clocks settle
+  std::vector<Refinement> changes;
+  for (const Contest& contest : contests(config, model.dtype(), report, batch, options)) {
+    ProblemReport& p = *contest.report;
+    const Family& family = kernels.families().at(p.family);
+    if (options.progress)
+      options.progress(fmt::format("re-ranking {} {} in the step of batch {}", p.family,
+                                   to_text(p.problem), batch));
+    std::vector<GraphExec> graphs;
+    for (const std::size_t rival : contest.rivals) {
+      kernels.serve(family, p.problem, p.configs[rival]);
+      graphs.push_back(race.capture());
+    }
+    std::vector<std::vector<double>> samples(graphs.size() + 1);
+    for (int round = 0; round < options.rounds; ++round) {
+      samples[0].push_back(race.time_us(best));
+      for (std::size_t i = 0; i < graphs.size(); ++i)
+        samples[i + 1].push_back(race.time_us(graphs[i]));
+    }
+    std::size_t winner = 0;
+    double winner_us = summarize(samples[0]).median_us * (1 - options.min_gain);
+    for (std::size_t i = 1; i < samples.size(); ++i)
+      if (const double us = summarize(samples[i]).median_us; us < winner_us) {
+        winner = i;
+        winner_us = us;
+      }
+    TuningRecord record = p.record;
+    if (winner > 0) {
+      const std::size_t rival = contest.rivals[winner - 1];
+      changes.push_back({p.family, p.problem, p.record.config, p.configs[rival],
+                         summarize(samples[0]).median_us, winner_us});
+      record.config = p.configs[rival];
+      record.template_hash = template_hash(family, p.problem, record.config, kernels.arch(),
+                                           kernels.families().templates());
+      const Trial& trial = p.search.trials[rival];
+      record.median_us = trial.timing.median_us;
+      record.spread_us = trial.timing.spread_us;
+      record.num_samples = trial.timing.num_samples;
+      record.error = std::min(1.0, trial.verdict.error);
+      best = std::move(graphs[winner - 1]);
+      kernels.record(record);  // get() serves it from now on
+      p.record = std::move(record);
+    } else {
+      kernels.forget(family, p.problem);  // the record counts again
+    }
+  }
+  model.forget_graphs();
+  model.reset();
+  return changes;
+}
+
+}  // namespace quern
