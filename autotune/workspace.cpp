@@ -3,7 +3,11 @@
 #include <algorithm>
 #include <bit>
 
+#include "templates/common/workspace_args.h"
+
 namespace quern {
+
+static_assert(Workspace::kCounterBytes == kCounterBytes, "host and device agree on the counters");
 
 void Workspace::reserve(std::size_t bytes, const Stream& stream) {
   if (bytes <= size_bytes()) return;
