@@ -158,6 +158,9 @@ void run_demo(const Common& common, const Options& options) {
     compiled_by_tuner = report.compiled;
     say(fmt::format("tuning  {} problems, {} tuned now in {:.1f} s, {} kernels compiled\n",
                     report.problems.size(), tuned_now, report.seconds, report.compiled));
+    const std::size_t nodes = engine.gpu_model()->ensure_graph(1);
+    say(fmt::format("graph   {} kernels a token, one launch; captured in {:.1f} ms\n", nodes,
+                    engine.gpu_model()->capture_ms()));
   } else {
     say(fmt::format("device  {}: {}\n", engine.device_name(),
                     common.device == "cpu" ? "as asked" : driver_problem()));

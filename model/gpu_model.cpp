@@ -326,14 +326,22 @@ std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> 
   return out;
 }
 
-GraphExec GpuModel::capture_decode(int batch) {
-  const auto start = std::chrono::steady_clock::now();
+GpuModel::StepGraph GpuModel::capture_step(int batch) {
   const Step step = bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
                          decode_inputs());
-  GraphExec graph(Graph::capture(stream_, [&] { run(step); }));
-  capture_ms_ +=
-      std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
-  return graph;
+  const Graph captured = Graph::capture(stream_, [&] { run(step); });
+  return {GraphExec(captured), captured.num_nodes()};
+}
+
+std::size_t GpuModel::ensure_graph(int batch) {
+  auto found = graphs_.find(batch);
+  if (found == graphs_.end()) {
+    const auto start = std::chrono::steady_clock::now();
+    found = graphs_.emplace(batch, capture_step(batch)).first;
+    capture_ms_ +=
+        std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  }
+  return found->second.num_nodes;
 }
 
 void GpuModel::forget_graphs() {
@@ -346,10 +354,9 @@ void GpuModel::decode(int batch) {
   if (batch < 1 || batch > options_.max_batch)
     throw InputError(fmt::format("a batch of {} does not fit a model opened for {}", batch,
                                  options_.max_batch));
-  GraphExec& graph = graphs_[batch];
-  if (!graph) graph = capture_decode(batch);
+  ensure_graph(batch);
   for (int s = 0; s < batch; ++s) reserve(s, lengths_[static_cast<std::size_t>(s)] + 1);
-  graph.launch(stream_);
+  graphs_.at(batch).exec.launch(stream_);
   for (int s = 0; s < batch; ++s) ++lengths_[static_cast<std::size_t>(s)];
 }
 

@@ -67,9 +67,12 @@ class GpuModel {
   /// Enqueues one decode step of sequences 0 .. batch - 1: each takes its next token, and another is
   /// chosen. One graph launch; the graph is made on first use.
   void decode(int batch);
+  /// Captures the graph that decode(batch) launches, if that has not been done. Returns how many
+  /// nodes a step has.
+  std::size_t ensure_graph(int batch);
   /// The decode step of `batch` sequences as a graph of its own, with the kernels that the library
   /// serves now.
-  GraphExec capture_decode(int batch);
+  GraphExec capture_decode(int batch) { return std::move(capture_step(batch).exec); }
   /// Makes the next decode() capture anew, with what tuning has found since.
   void forget_graphs();
   /// Token at a position of a sequence, once the step that chose it has finished; -1 before.
@@ -79,7 +82,7 @@ class GpuModel {
   /// The host's view of a sequence's length, after decode steps were enqueued or abandoned.
   void set_length(int sequence, int length);
 
-  /// Milliseconds spent capturing and instantiating graphs.
+  /// Milliseconds spent binding, capturing and instantiating the graphs that decode() launches.
   double capture_ms() const { return capture_ms_; }
   /// Throws InputError naming the first problem of a decode step or a prefill that would run on an
   /// untuned default.
@@ -123,7 +126,12 @@ class GpuModel {
   std::vector<int> lengths_;
   std::unique_ptr<KvBlockAllocator> pages_;
   std::vector<std::unique_ptr<KvSequence>> sequences_;  // pages reserved, length tokens or more
-  std::map<int, GraphExec> graphs_;      // by batch
+  struct StepGraph {
+    GraphExec exec;
+    std::size_t num_nodes = 0;
+  };
+  StepGraph capture_step(int batch);
+  std::map<int, StepGraph> graphs_;  // by batch
   std::map<std::array<int, 4>, Step> prefill_steps_;
   double capture_ms_ = 0;
 };
