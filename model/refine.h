@@ -16,7 +16,7 @@ struct Refinement {
 };
 
 struct RefineOptions {
-  int context = 512;          // tokens in each sequence's cache
+  int context = 512;          // tokens in each sequence's cache, and an eighth of it
   double near_tie = 0.08;     // configs within this fraction of the winner's own time are tried
   std::size_t max_rivals = 4;  // a problem
   int rounds = 9;             // replays of each, in turn
