@@ -126,6 +126,12 @@ struct Nvrtc::Impl {
       throw DeviceError(
           "NVRTC, CUDA's runtime compiler, was not found (libnvrtc cannot be loaded)");
     if (!nvrtc.load(library)) throw DeviceError("the NVRTC found here is too old");
+    int major = 0, minor = 0;
+    nvrtc.Version(&major, &minor);
+    // NVRTC opens its builtins by bare name, which finds them only on the system's search path or if
+    // they are open already: they lie beside it.
+    const Library builtins({fmt::format("libnvrtc-builtins.so.{}.{}", major, minor)},
+                           {Library::folder_of(reinterpret_cast<void*>(nvrtc.Version))});
     // The disk cache of NVRTC 12.9 and later hides the ptxas log; without -no-source-include, files
     // in the current folder could stand in for ours.
     for (const char* option : {"--no-cache", "--no-source-include"})
@@ -133,11 +139,7 @@ struct Nvrtc::Impl {
         extra_options.push_back(option);
         version = build_version(probe.ptx());
       }
-    if (version.empty()) {
-      int major = 0, minor = 0;
-      nvrtc.Version(&major, &minor);
-      version = fmt::format("{}.{}", major, minor);
-    }
+    if (version.empty()) version = fmt::format("{}.{}", major, minor);
   }
 
   void compile(Program& program, const CompileRequest& request, const std::string& target) const {

@@ -11,6 +11,8 @@ class Library {
   /// was built, then /usr/local/cuda. Not found leaves the object empty.
   Library(const std::vector<std::string>& names, const std::vector<std::string>& dirs);
   explicit operator bool() const { return handle_ != nullptr; }
+  /// The folder that a function of the library was loaded from.
+  static std::string folder_of(void* function);
   /// nullptr if the library lacks the symbol.
   void* symbol(const char* name) const;
   template <class F>
