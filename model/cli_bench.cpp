@@ -96,7 +96,7 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
     tune_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     if (!common.json) fmt::print("{}", tune_table(session, tuning));
   }
-  if (common.strict) model->require_tuned();
+  model->set_strict(common.strict);
   if (common.verbose)
     for (const int batch : options.batches)
       for (const std::string& text : model->describe(batch)) note("{}\n", text);

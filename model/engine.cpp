@@ -53,7 +53,10 @@ Engine::Engine(const EngineOptions& options)
                                   options_.progress("weights", static_cast<double>(done),
                                                     static_cast<double>(total));
                               });
-  if (options.strict) model->require_tuned();
+  if (options.strict) {
+    model->set_strict(true);
+    model->ensure_graph(1);  // now rather than in the middle of an answer
+  }
   backend_ = std::make_unique<GpuBackend>(config_, std::move(model));
 }
 

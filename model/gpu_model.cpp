@@ -247,6 +247,9 @@ GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) 
   Step step;
   for (Node& node : plan.nodes) {
     ReadyKernel ready = kernels_.get(node.family, node.tuned_as);
+    if (strict_ && !ready.tuned())
+      throw InputError(fmt::format("{} would run on an untuned default ({} {}): run quern tune first",
+                                   node.name, node.family, to_text(node.tuned_as)));
     std::vector<CUdeviceptr> addresses;
     for (const NodeOperand& operand : node.operands)
       addresses.push_back(operand.tensor < 0
@@ -383,19 +386,6 @@ void GpuModel::set_next(int sequence, std::int32_t token, int position) {
 
 void GpuModel::set_length(int sequence, int length) {
   lengths_.at(static_cast<std::size_t>(sequence)) = length;
-}
-
-void GpuModel::require_tuned() {
-  const auto check_step = [&](const StepShape& shape, const StepInputs& inputs) {
-    for (const BoundNode& bound : bind(shape, inputs))
-      if (!bound.ready.tuned())
-        throw InputError(fmt::format("{} would run on an untuned default ({} {}): run quern tune first",
-                                     bound.node.name, bound.node.family,
-                                     to_text(bound.node.tuned_as)));
-  };
-  for (int batch = 1; batch <= options_.max_batch; batch *= 2)
-    check_step({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
-               decode_inputs());
 }
 
 std::vector<std::string> GpuModel::describe(int batch) {

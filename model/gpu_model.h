@@ -84,9 +84,8 @@ class GpuModel {
 
   /// Milliseconds spent binding, capturing and instantiating the graphs that decode() launches.
   double capture_ms() const { return capture_ms_; }
-  /// Throws InputError naming the first problem of a decode step or a prefill that would run on an
-  /// untuned default.
-  void require_tuned();
+  /// From now on a step that would run on an untuned default throws InputError, naming the first.
+  void set_strict(bool strict) { strict_ = strict; }
   /// "layers.0.qkv  gemm gemv threads=256 ...  tuned": which kernel each node of a decode step got.
   std::vector<std::string> describe(int batch);
 
@@ -134,6 +133,7 @@ class GpuModel {
   std::map<int, StepGraph> graphs_;  // by batch
   std::map<std::array<int, 4>, Step> prefill_steps_;
   double capture_ms_ = 0;
+  bool strict_ = false;
 };
 
 }  // namespace quern
