@@ -170,6 +170,7 @@ class Builder {
     problem.update(heads());
     problem["dtype"] = quern::name(dtype_);
     problem["qkv_dtype"] = quern::name(kUnrounded);
+    problem["bias"] = false;
     const int batch = next_power_of_two(shape_.batch);
     node(std::move(name), "rope_append", problem, {"num_tokens", "batch"},
          {{"max_blocks", blocks_for(batch)},

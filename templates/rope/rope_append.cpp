@@ -152,7 +152,7 @@ std::vector<OperandSpec> RopeAppendFamily::operands(const Params& params) const 
       static_cast<std::int64_t>(p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
   const std::vector<std::int64_t> cache = {p.num_pages, p.num_kv_heads, p.page_size, p.head_dim};
   using Role = OperandSpec::Role;
-  return {
+  std::vector<OperandSpec> operands = {
       {"qkv", p.qkv_dtype, {p.num_tokens, width}, Role::in, 1.0, {}},
       {"rope_table", DType::f32, {p.max_positions, p.head_dim / 2, 2}, Role::in, 1.0, {}},
       {"positions", DType::i32, {p.num_tokens}, Role::in, 1.0, positions},
@@ -167,23 +167,27 @@ std::vector<OperandSpec> RopeAppendFamily::operands(const Params& params) const 
       {"v_cache", p.dtype, cache, Role::inout, 1.0, {}},
       {"q_out", p.dtype, {p.num_tokens, q_width}, Role::out, 1.0, {}},
   };
+  if (p.bias) operands.push_back({"qkv_bias", p.dtype, {width}, Role::in, 1.0, {}});
+  return operands;
 }
 
 std::vector<std::byte> RopeAppendFamily::pack_args(const Params& params, const Params&,
                                                    std::span<const std::uint64_t> a,
                                                    std::uint64_t) const {
   const auto p = parse(params);
-  require_operands(name(), a, 8);
+  require_operands(name(), a, p.bias ? 9 : 8);
   return args_bytes(
       RopeAppendArgs{device_pointer<const void>(a[0]), device_pointer<const float>(a[1]),
                      device_pointer<const int>(a[2]), device_pointer<const int>(a[3]),
                      device_pointer<const int>(a[4]), device_pointer(a[5]), device_pointer(a[6]),
-                     device_pointer(a[7]), p.num_tokens, p.max_blocks});
+                     device_pointer(a[7]), device_pointer<const void>(p.bias ? a[8] : 0),
+                     p.num_tokens, p.max_blocks});
 }
 
 void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor> operands) const {
   const auto p = parse(params);
-  if (operands.size() != 8) throw InputError("rope_append takes 8 operands");
+  if (operands.size() != (p.bias ? 9u : 8u))
+    throw InputError("rope_append takes 8 operands, and a bias where the problem has one");
   const auto* table = reinterpret_cast<const float*>(operands[1].data.data());
   const auto* positions = reinterpret_cast<const std::int32_t*>(operands[2].data.data());
   const auto* sequence = reinterpret_cast<const std::int32_t*>(operands[3].data.data());
@@ -209,7 +213,11 @@ void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor>
         to = cache[is_value ? 1 : 0] + row * p.head_dim;
       }
       for (int i = 0; i < half; ++i) {
-        const float x = element(operands[0], from + i), y = element(operands[0], from + i + half);
+        const auto value = [&](std::int64_t at_head) {
+          const float raw = element(operands[0], from + at_head);
+          return p.bias ? raw + element(operands[8], head * p.head_dim + at_head) : raw;
+        };
+        const float x = value(i), y = value(i + half);
         const float c = is_value ? 1.0f : table[(position * half + i) * 2];
         const float s = is_value ? 0.0f : table[(position * half + i) * 2 + 1];
         to[i] = from_float(p.dtype, x * c - y * s);

@@ -5,6 +5,7 @@
 //   y[i + h] = x[i + h] cos a + x[i] sin a          (rotate-half pairs, as in Llama checkpoints)
 //
 // in fp32 (qkv may be fp32, so that nothing is rounded twice), for every head of q (to q_out) and k (to its slot of k_cache); v is copied to v_cache.
+// The projections' bias, where there is one, is added to q, k and v first.
 // A padding token (sequence -1) is skipped and its row of q_out left as it was.
 //
 // Tunables: threads per block; vector, elements per access (a thread owns `vector` elements of a
@@ -55,6 +56,15 @@ __device__ __forceinline__ void rope_append(const RopeAppendArgs& args) {
     for (int e = 0; e < vector; ++e) {
       x[e] = to_f32(low_in.element[e]);
       y[e] = to_f32(high_in.element[e]);
+    }
+    if constexpr (Problem::bias) {
+      const T* bias = static_cast<const T*>(args.bias) + head * head_dim + i;
+      const Piece low_bias = load_vec<T, vector>(bias), high_bias = load_vec<T, vector>(bias + half);
+#pragma unroll
+      for (int e = 0; e < vector; ++e) {
+        x[e] += to_f32(low_bias.element[e]);
+        y[e] += to_f32(high_bias.element[e]);
+      }
     }
     if (head < num_heads + num_kv_heads) {
       const float* angle = args.table + (static_cast<i64>(position) * half + i) * 2;

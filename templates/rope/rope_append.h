@@ -11,6 +11,7 @@ namespace quern {
 ///   block_table  i32 [batch, max_blocks]: page of each page_size tokens of a sequence
 ///   k_cache, v_cache (inout)  [num_pages, num_kv_heads, page_size, head_dim]
 ///   q_out (out)  [num_tokens, num_heads * head_dim]
+///   qkv_bias     [(num_heads + 2 * num_kv_heads) * head_dim], of dtype; only where `bias` is set
 /// Pairs are (i, i + head_dim / 2).
 struct RopeAppendProblem {
   int num_tokens = 1;        // dynamic
@@ -21,6 +22,7 @@ struct RopeAppendProblem {
   int num_heads = 32, num_kv_heads = 8, head_dim = 128, page_size = 64;
   DType dtype = DType::bf16;      // of q_out and the cache: bf16 or f16
   DType qkv_dtype = DType::bf16;  // of qkv: dtype, or f32 so that q and k are rounded once
+  bool bias = false;  // of the projections, added before the rotation
   static constexpr auto fields() {
     using P = RopeAppendProblem;
     return std::tuple{
@@ -29,7 +31,7 @@ struct RopeAppendProblem {
         std::pair{"max_positions", &P::max_positions}, std::pair{"num_heads", &P::num_heads},
         std::pair{"num_kv_heads", &P::num_kv_heads},   std::pair{"head_dim", &P::head_dim},
         std::pair{"page_size", &P::page_size},         std::pair{"dtype", &P::dtype},
-        std::pair{"qkv_dtype", &P::qkv_dtype}};
+        std::pair{"qkv_dtype", &P::qkv_dtype},         std::pair{"bias", &P::bias}};
   }
 };
 

@@ -11,6 +11,7 @@ struct RopeAppendArgs {
   void* k_cache;           // [num_pages, num_kv_heads, page_size, head_dim]
   void* v_cache;           // the same
   void* q_out;             // [num_tokens, num_heads * head_dim]
+  const void* bias;        // [(num_heads + 2 * num_kv_heads) * head_dim], or null
   int num_tokens, max_blocks;
 };
 

@@ -38,7 +38,7 @@ TEST_CASE("queries and keys are rotated, keys and values appended, padding skipp
         RopeAppendProblem p;
         p.num_tokens = tokens, p.batch = 3, p.max_blocks = 4, p.num_pages = 12;
         p.max_positions = 256, p.num_heads = 6, p.num_kv_heads = 2, p.head_dim = head_dim;
-        p.dtype = dtype, p.qkv_dtype = qkv_dtype;
+        p.dtype = dtype, p.qkv_dtype = qkv_dtype, p.bias = tokens == 7;
         check_family(gpu, family, to_params(p), rope_append_oracle, at_most(4));
       }
 }

@@ -13,6 +13,11 @@ void rope_append_oracle(const Params& problem, std::span<HostTensor> operands) {
     return reinterpret_cast<const std::int32_t*>(operands[i].data.data());
   };
   const auto x = decode(operands[0].data, operands[0].spec.dtype), table = decode(operands[1].data, DType::f32);
+  auto projected = x;
+  if (problem.at("bias").get<bool>()) {
+    const auto bias = decode(operands[8].data, dtype);
+    for (std::size_t i = 0; i < projected.size(); ++i) projected[i] += bias[i % bias.size()];
+  }
   auto k_cache = decode(operands[5].data, dtype), v_cache = decode(operands[6].data, dtype);
   auto q = decode(operands[7].data, dtype);
   for (std::size_t token = 0; token < integer("num_tokens"); ++token) {
@@ -25,7 +30,7 @@ void rope_append_oracle(const Params& problem, std::span<HostTensor> operands) {
       const float c = table[(position * half + d % half) * 2];
       const float s = table[(position * half + d % half) * 2 + 1];
       const auto rotated = [&](std::size_t head) {
-        const float* from = &x[(token * (heads + 2 * kv_heads) + head) * dim];
+        const float* from = &projected[(token * (heads + 2 * kv_heads) + head) * dim];
         return d < half ? from[d] * c - from[d + half] * s : from[d] * c + from[d - half] * s;
       };
       for (std::size_t head = 0; head < heads; ++head)
@@ -34,7 +39,7 @@ void rope_append_oracle(const Params& problem, std::span<HostTensor> operands) {
         const std::size_t slot =
             ((page * kv_heads + head) * page_size + position % page_size) * dim + d;
         k_cache[slot] = rotated(heads + head);
-        v_cache[slot] = x[(token * (heads + 2 * kv_heads) + heads + kv_heads + head) * dim + d];
+        v_cache[slot] = projected[(token * (heads + 2 * kv_heads) + heads + kv_heads + head) * dim + d];
       }
     }
   }

@@ -115,6 +115,12 @@ const std::vector<Reference>& references() {
          const double scale = 1 / std::sqrt(mean_square(o[0]) + kEps);
          for (std::size_t c = 0; c < o[0].size(); ++c) o[2][c] = o[0][c] * scale * o[1][c];
        }},
+      {"add_bias_rmsnorm",
+       [](Row& o) {
+         for (std::size_t c = 0; c < o[0].size(); ++c) o[2][c] += o[0][c] + o[1][c];
+         const double scale = 1 / std::sqrt(mean_square(o[2]) + kEps);
+         for (std::size_t c = 0; c < o[0].size(); ++c) o[4][c] = o[2][c] * scale * o[3][c];
+       }},
       {"residual_rmsnorm",
        [](Row& o) {
          const double scale = 1 / std::sqrt(mean_square(o[0]) + kEps);
@@ -257,7 +263,7 @@ TEST_CASE("an extent known at compile time changes nothing but what may be passe
   const dsl::Kernel kernel = embedded_kernel("add_rmsnorm");
   const std::map<std::string, DType> dtypes{{"T", DType::bf16}, {"R", DType::f32}};
   const dsl::CpuKernel bound(kernel, {dtypes, {{"cols", 172}}});
-  check_against_loops(references()[2], bound, kernel, dtypes, 3, 172);
+  check_against_loops(references()[3], bound, kernel, dtypes, 3, 172);
   std::vector<Tensor> operands(4, Tensor(DType::f32, 172));
   CHECK_THROWS_AS(run(bound, operands, {kEps}, {1, 64}), InputError);
   CHECK_THROWS_AS(run(bound, operands, {}, {1, 172}), InputError);

@@ -27,6 +27,10 @@ TEST_CASE("rope_append obeys the rules of families and compiles everywhere") {
       check_family_rules(family, problem(tokens, head_dim, DType::bf16, DType::f32));
   check_family_compiles(family, problem(1, 128, DType::bf16, DType::f32), 3);
   check_family_compiles(family, problem(1, 8, DType::f16, DType::f16), 0);
+  Params biased = problem(1, 128, DType::bf16, DType::f32);
+  biased["bias"] = true;
+  check_family_rules(family, biased);
+  check_family_compiles(family, biased, 0);
   check_family_refuses_nonsense(family, problem(7, 64, DType::bf16, DType::bf16));
 }
 
@@ -34,7 +38,8 @@ TEST_CASE("rope_append's reference agrees with the formula, element by element")
   for (const auto& [dtype, qkv_dtype] : {std::pair{DType::bf16, DType::bf16},
                                          {DType::f16, DType::f16},
                                          {DType::bf16, DType::f32}}) {
-    const Params p = problem(20, 24, dtype, qkv_dtype);
+    Params p = problem(20, 24, dtype, qkv_dtype);
+    p["bias"] = qkv_dtype == DType::f32;
     std::vector<HostTensor> actual;
     for (const OperandSpec& spec : family.operands(p)) {
       HostTensor tensor{spec, std::vector<std::byte>(spec.size_bytes())};
