@@ -30,7 +30,8 @@ std::vector<Params> recorded_configs(const std::vector<TuningRecord>& records, c
 
 BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
                         std::span<const KernelRequest> requests, const Arch& arch,
-                        bool all_candidates, int compile_threads) {
+                        bool all_candidates, int compile_threads,
+                        const std::function<void(std::size_t done, std::size_t total)>& progress) {
   CompileFarm farm(nvrtc, &images, families.templates(), compile_threads);
   const auto records = all_records(images.root());
   BuildReport report;
@@ -40,6 +41,7 @@ BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, Imag
     const Params problem = bucketed(family, request.problem);
     if (const auto reason = family.unsupported(problem, arch)) {
       report.failed.push_back(fmt::format("{} {}: {}", request.family, to_text(problem), *reason));
+      ++report.unsupported;
       continue;
     }
     std::vector<Params> configs = recorded_configs(records, family, problem, arch);
@@ -55,7 +57,9 @@ BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, Imag
         farm.submit(std::move(compile));
     }
   }
+  std::size_t done = 0;
   while (auto outcome = farm.next()) {
+    if (progress) progress(++done, submitted.size());
     if (!outcome->kernel) {
       report.failed.push_back(outcome->error);
       continue;

@@ -2,8 +2,8 @@
 
 #include <algorithm>
 
+#include "autotune/build_ahead.h"
 #include "autotune/tuner.h"
-#include "compiler/compile_farm.h"
 #include "model/cli.h"
 #include "model/cli_tune.h"
 #include "model/forward.h"
@@ -132,44 +132,36 @@ void run_tune(const Common& common, const Options& options) {
       refined.size(), report.seconds, cache_root(common).string());
 }
 
-/// Builds every image that a model's defaults need, for GPUs that need not be here.
+/// Builds the images that a model's defaults and records need, for GPUs that need not be here.
 void run_compile(const Common& common, const Options& options) {
   const ModelConfig config = load_config(model_folder(common, options.model));
   const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
   ImageStore images(cache_root(common));
-  CompileFarm farm(nvrtc, &images, families.templates());
-  std::size_t submitted = 0;
-  for (const std::string& name : options.archs) {
-    const Arch arch = parse_arch(name);
-    for (const KernelRequest& r : requests_of(config, options.batches, options.prompts)) {
-      const Family& family = families.at(r.family);
-      const Params problem = bucketed(family, r.problem);
-      for (const Params& candidate : family.candidates(problem, arch)) {
-        if (family.is_library(candidate)) continue;
-        farm.submit(compile_request(family, problem, candidate, arch));
-        ++submitted;
-        break;
-      }
-    }
-  }
+  const auto requests = requests_of(config, options.batches, options.prompts);
   ProgressLine line(common);
-  std::size_t done = 0;
-  std::vector<std::string> failures;
-  while (const auto outcome = farm.next()) {
-    line.update(fmt::format("compiling {}/{}", ++done, submitted));
-    if (!outcome->kernel) failures.push_back(outcome->error);
+  BuildReport all;
+  for (const std::string& name : options.archs) {
+    const BuildReport one = build_ahead(families, nvrtc, images, requests, parse_arch(name), false, 0,
+                                        [&](std::size_t done, std::size_t total) {
+                                          line.update(fmt::format("compiling for {}: {}/{}", name,
+                                                                  done, total));
+                                        });
+    if (one.unsupported > 0) throw InputError(one.failed.front());
+    all.images += one.images;
+    all.compiled += one.compiled;
+    all.failed.insert(all.failed.end(), one.failed.begin(), one.failed.end());
   }
-  const CompileCounts counts = farm.counts();
+  line.clear();
   if (common.json)
-    print_json({{"images", counts.compiled + counts.from_cache},
-                {"compiled", counts.compiled},
-                {"failed", counts.failed},
-                {"failures", failures}});
+    print_json({{"images", all.images},
+                {"compiled", all.compiled},
+                {"failed", all.failed.size()},
+                {"failures", all.failed}});
   else
-    fmt::print("{} images ready ({} compiled now), {} failed\n",
-               counts.compiled + counts.from_cache, counts.compiled, counts.failed);
-  if (!failures.empty()) throw Error(failures.front());
+    fmt::print("{} images ready ({} compiled now), {} failed\n", all.images, all.compiled,
+               all.failed.size());
+  if (!all.failed.empty()) throw Error(all.failed.front());
 }
 
 }  // namespace

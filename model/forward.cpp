@@ -5,7 +5,8 @@
 #include <algorithm>
 #include <map>
 #include <optional>
-#include <set>
+
+#include "autotune/problem.h"
 
 namespace quern {
 namespace {
@@ -18,12 +19,6 @@ constexpr int kTunedContext = 1024;
 /// what the sub-layers add to it, and q, k and v before RoPE. In bf16 these five took the relative
 /// error of one golden model's logits from 1.4% to 1.8%; in fp32 they cost a few percent of prefill.
 constexpr DType kUnrounded = DType::f32;
-
-int next_power_of_two(int value) {
-  int power = 1;
-  while (power < value) power *= 2;
-  return power;
-}
 
 /// Builds the list node by node; every tensor of the plan is named by the node that writes it.
 class Builder {
@@ -94,7 +89,7 @@ class Builder {
             std::vector<NodeOperand> operands) {
     Params tuned_as = problem;
     for (const std::string& field : bucketed)
-      tuned_as[field] = next_power_of_two(problem.at(field).get<int>());
+      tuned_as[field] = bucket(problem.at(field).get<int>());
     for (const auto& [field, value] : fixed.items()) tuned_as[field] = value;
     const int index = static_cast<int>(plan_.nodes.size());
     for (const NodeOperand& operand : operands)
@@ -171,7 +166,7 @@ class Builder {
     problem["dtype"] = quern::name(dtype_);
     problem["qkv_dtype"] = quern::name(kUnrounded);
     problem["bias"] = false;
-    const int batch = next_power_of_two(shape_.batch);
+    const auto batch = static_cast<int>(bucket(shape_.batch));
     node(std::move(name), "rope_append", problem, {"num_tokens", "batch"},
          {{"max_blocks", blocks_for(batch)},
           {"num_pages", batch * blocks_for(batch)},
@@ -182,13 +177,13 @@ class Builder {
 
   /// Pages a sequence has in a tuning problem: room for the step's own tokens at least.
   int blocks_for(int batch) const {
-    const int tokens = next_power_of_two(shape_.num_tokens) / batch;
+    const auto tokens = static_cast<int>(bucket(shape_.num_tokens)) / batch;
     return std::max(tuned_blocks(), (tokens + model_.page_size - 1) / model_.page_size);
   }
 
   void attention(std::string name, NodeOperand q, const LayerAddresses& layer, NodeOperand out) {
     const bool decode = shape_.max_query_len == 1;
-    const int batch = next_power_of_two(shape_.batch);
+    const auto batch = static_cast<int>(bucket(shape_.batch));
     Params problem;
     if (!decode) problem["num_tokens"] = shape_.num_tokens;
     problem["batch"] = shape_.batch;

@@ -41,11 +41,9 @@ class GpuModel {
   ~GpuModel();
 
   int max_context() const { return max_context_; }
-  int max_batch() const { return options_.max_batch; }
   DType dtype() const { return dtype_; }
   CUdeviceptr kv_address() const { return kv_cache_.address(); }
   std::size_t kv_bytes() const { return kv_cache_.size_bytes(); }
-  std::size_t activation_bytes() const { return arena_.size_bytes(); }
   const DeviceWeights& weights() const { return weights_; }
   const Stream& stream() const { return stream_; }
 

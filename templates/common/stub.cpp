@@ -10,7 +10,8 @@ Params without(Params params, const std::vector<std::string>& names) {
 std::string device_type(DType dtype) {
   if (dtype == DType::bf16) return "quern::bf16";
   if (dtype == DType::f16) return "quern::f16";
-  throw InputError(fmt::format("activations are bf16 or f16, not {}", name(dtype)));
+  if (dtype == DType::f32) return "float";
+  throw InputError(fmt::format("tensors of a kernel are bf16, f16 or f32, not {}", name(dtype)));
 }
 
 void require_operands(std::string_view family, std::span<const std::uint64_t> addresses,

@@ -13,7 +13,7 @@ namespace quern {
 /// `params` without the pairs named: what is left for a stub once run-time values are taken out.
 Params without(Params params, const std::vector<std::string>& names);
 
-/// Device type of an activation: "quern::bf16" or "quern::f16". Throws InputError for others.
+/// Device type of a tensor: "quern::bf16", "quern::f16" or "float". Throws InputError for others.
 std::string device_type(DType dtype);
 
 /// The address as the pointer that a kernel's parameter struct holds.

@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "runtime/base/half.h"
+#include "templates/common/stub.h"
 #include "templates/embedding/embedding_args.h"
 
 namespace quern {
@@ -64,10 +65,6 @@ EmbeddingConfig config_from(const EmbeddingProblem& problem, const Params& param
   const auto config = from_params<EmbeddingConfig>(params);
   if (const auto why = reason_against(problem, config)) throw InputError(*why);
   return config;
-}
-
-std::string_view device_type(DType dtype) {
-  return dtype == DType::f32 ? "float" : dtype == DType::f16 ? "quern::f16" : "quern::bf16";
 }
 
 }  // namespace

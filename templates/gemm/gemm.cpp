@@ -4,6 +4,7 @@
 #include <cmath>
 #include <initializer_list>
 
+#include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm/gemm_args.h"
 
@@ -150,10 +151,6 @@ GemmProblem problem_from(const Params& params) {
 }
 
 GemmConfig config_from(const Params& params) { return from_params<GemmConfig>(params); }
-
-std::string_view device_type(DType dtype) {
-  return dtype == DType::f32 ? "float" : dtype == DType::f16 ? "quern::f16" : "quern::bf16";
-}
 
 }  // namespace
 

@@ -105,8 +105,7 @@ KernelSource RopeAppendFamily::source(const Params& params, const Params& config
                       "  quern::rope_append<{}, {}, Problem, Config>(args);\n}}\n",
                       config_struct(without(params, dynamic_fields()), "Problem"),
                       config_struct(without(config_params, {"pdl"})), config.threads, entry,
-                      problem.qkv_dtype == DType::f32 ? "float" : device_type(problem.qkv_dtype),
-                      device_type(problem.dtype)),
+                      device_type(problem.qkv_dtype), device_type(problem.dtype)),
           entry,
           {}};
 }
