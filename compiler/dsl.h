@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -26,7 +27,7 @@ struct OperandInfo {
   std::string name;
   std::optional<DType> dtype;  // unset: dtype_param names the generic parameter
   std::string dtype_param;
-  std::vector<std::string> axes;  // outermost first
+  std::vector<std::string> axes;  // outermost first; a fixed axis is its extent, in digits
   Role role = Role::in;
 };
 
@@ -43,8 +44,13 @@ class Kernel {
   const std::vector<OperandInfo>& operands() const;
   const std::vector<ScalarInfo>& scalars() const;
   const std::vector<std::string>& dtype_params() const;
-  /// Axis names, outermost first; for row-wise kernels the last is the one reduced over.
+  /// Names of the axes that are iterated over, outermost first, then of those along which operands
+  /// are only gathered (the vocabulary of an embedding table).
   const std::vector<std::string>& axes() const;
+  int num_iterated_axes() const;
+  /// The axes that number the rows: those that no reduction folds (without reductions all but the
+  /// innermost), outermost first. Rows stand by themselves.
+  std::vector<std::string> row_axes() const;
   /// False for kernels whose elements stand by themselves.
   bool has_reduction() const;
   /// Arithmetic on each element of the last axis, for cost models: operators, functions, casts.
@@ -55,9 +61,15 @@ class Kernel {
   std::shared_ptr<const Tree> tree_;
 };
 
-/// Parses and checks one file. Throws CompileError (exit code 2) whose log() is every diagnostic
-/// rendered by llvm::SourceMgr: file, line, caret and a sentence in the user's terms.
-std::vector<Kernel> parse(std::string_view text, std::string_view file_name);
+/// Text of a file that another one names with `use "NAME"`, or nothing. Never called twice for one
+/// name in a parse.
+using Includes = std::function<std::optional<std::string>(const std::string& name)>;
+
+/// Parses and checks one file and the functions of those that it uses. Throws CompileError (exit
+/// code 2) whose log() is every diagnostic rendered by llvm::SourceMgr: file, line, caret and a
+/// sentence in the user's terms.
+std::vector<Kernel> parse(std::string_view text, std::string_view file_name,
+                          const Includes& includes = {});
 
 /// Values for the generic dtype parameters, and axis extents known at compile time (others are
 /// run-time arguments).
@@ -66,14 +78,29 @@ struct Binding {
   std::map<std::string, std::int64_t> extents;
 };
 
-/// Tunables of the CUDA build.
+/// Where a row's values wait between the walks along it.
+enum class Keep {
+  none,       // nowhere: each walk reads memory again
+  registers,  // of the threads that share the row
+  shared,     // what was loaded waits in shared memory
+};
+/// "none", "registers", "shared".
+std::string_view name(Keep);
+std::optional<Keep> parse_keep(std::string_view);
+
+/// Tunables of the CUDA build. Kernels without reductions use threads, vector and pdl alone;
+/// threads_per_row then equals threads, cluster is 1 and keep is none.
 struct Schedule {
   int threads = 256;          // per block
-  int threads_per_row = 256;  // 32 or fewer: several rows per warp/block; = threads: block per row
-  int vector_bytes = 16;      // per memory access and thread
-  bool pdl = false;           // griddepcontrol.wait before the first read
+  int threads_per_row = 256;  // of a block that share a row; fewer than threads: several rows
+  int vector = 1;             // elements that a thread moves at once
+  Keep keep = Keep::none;
+  int cluster = 1;   // blocks that share a row, through distributed shared memory
+  bool pdl = false;  // griddepcontrol.wait before the first read
 };
 
+/// A schedule that is legal on every architecture, for any binding: what runs untuned.
+Schedule default_schedule(const Kernel& kernel, const Binding& binding);
 /// Entry name of the kernel that emit_cuda generates.
 std::string entry_name(const Kernel& kernel);
 /// Why this schedule cannot serve this binding, as a sentence; or nothing.
@@ -95,7 +122,7 @@ std::string emit_llvm(const Kernel& kernel, const Binding& binding);
 /// own kernel. run() may be called from several threads at once.
 class CpuKernel {
  public:
-  /// Throws CompileError if a dtype parameter is unbound.
+  /// Throws CompileError if a dtype parameter is unbound or bound to i4.
   CpuKernel(const Kernel& kernel, const Binding& binding);
   ~CpuKernel();
   CpuKernel(CpuKernel&&) noexcept;

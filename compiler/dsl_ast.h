@@ -6,11 +6,12 @@
 /// be pointed at.
 namespace quern::dsl::ast {
 
-/// Between brackets: the name of an axis or a whole number.
+/// Between brackets: the name of an axis, a whole number, or axis = expression.
 struct BracketItem {
   std::string_view text;
   bool is_number = false;
   double number = 0;
+  int value = -1;  // of axis = expression: its number in the pool
 };
 
 struct Operand {
@@ -37,12 +38,17 @@ struct Expr {
   double number = 0;
   std::vector<BracketItem> bracket;
   bool has_bracket = false;
-  std::vector<int> args;  // numbers in Kernel::exprs
+  std::vector<int> args;  // numbers in the pool
   int depth = 1;
 };
 
+/// Expressions refer to each other by number: arguments come before their users.
+using Pool = std::vector<Expr>;
+
 struct Statement {
   std::string_view target;
+  std::vector<BracketItem> bracket;  // constant indices along fixed axes; may be empty
+  std::string_view target_range;
   int value = -1;
 };
 
@@ -50,8 +56,31 @@ struct Kernel {
   std::string_view name;
   std::vector<Operand> operands;
   std::vector<Scalar> scalars;
-  std::vector<Expr> exprs;
+  Pool exprs;
   std::vector<Statement> statements;
+};
+
+/// let name[axes](params) = value
+struct Let {
+  std::string_view name;
+  std::vector<std::string_view> axes, params;
+  Pool exprs;
+  int value = -1;
+};
+
+/// reduction name(left, right) = value from identity
+struct Reduction {
+  std::string_view name, left, right;
+  Pool exprs;
+  int value = -1, identity = -1;
+};
+
+/// The contents of one file, in order within each kind.
+struct File {
+  std::vector<std::string_view> uses;  // of other files, without the quotes
+  std::vector<Let> lets;
+  std::vector<Reduction> reductions;
+  std::vector<Kernel> kernels;
 };
 
 }  // namespace quern::dsl::ast

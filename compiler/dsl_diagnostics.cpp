@@ -6,6 +6,8 @@
 #include <llvm/Support/SourceMgr.h>
 #include <llvm/Support/raw_ostream.h>
 
+#include <deque>
+
 #include "runtime/base/error.h"
 
 namespace quern::dsl {
@@ -24,7 +26,8 @@ std::string printable(std::string text) {
 }  // namespace
 
 struct Diagnostics::Impl {
-  std::string text, log, first;
+  std::deque<std::string> texts;
+  std::string log, first;
   llvm::SourceMgr sources;
   int errors = 0;
 
@@ -42,18 +45,17 @@ struct Diagnostics::Impl {
   }
 };
 
-Diagnostics::Diagnostics(std::string_view text, std::string_view file_name)
-    : impl_(std::make_unique<Impl>()) {
-  impl_->text = text;
-  impl_->sources.AddNewSourceBuffer(
-      llvm::MemoryBuffer::getMemBuffer(llvm::StringRef(impl_->text.data(), impl_->text.size()),
-                                       llvm::StringRef(file_name.data(), file_name.size())),
-      llvm::SMLoc());
-}
-
+Diagnostics::Diagnostics() : impl_(std::make_unique<Impl>()) {}
 Diagnostics::~Diagnostics() = default;
 
-std::string_view Diagnostics::text() const { return impl_->text; }
+std::string_view Diagnostics::add_file(std::string_view text, std::string_view file_name) {
+  const std::string& kept = impl_->texts.emplace_back(text);
+  impl_->sources.AddNewSourceBuffer(
+      llvm::MemoryBuffer::getMemBuffer(llvm::StringRef(kept.data(), kept.size()),
+                                       llvm::StringRef(file_name.data(), file_name.size())),
+      llvm::SMLoc());
+  return kept;
+}
 
 void Diagnostics::error(std::string_view at, const std::string& sentence) {
   if (full()) return;

@@ -6,13 +6,14 @@
 
 namespace quern::dsl {
 
-/// Collects the errors of one file. Every place is given as the piece of `text()` that it is about.
+/// Collects the errors of one file and of those that it uses. Every place is given as the piece of
+/// a text that it is about.
 class Diagnostics {
  public:
-  /// Keeps its own copy of the text: everything that is parsed must point into text().
-  Diagnostics(std::string_view text, std::string_view file_name);
+  Diagnostics();
   ~Diagnostics();
-  std::string_view text() const;
+  /// Keeps its own copy of the text and gives it out: everything that is parsed must point into it.
+  std::string_view add_file(std::string_view text, std::string_view file_name);
 
   void error(std::string_view at, const std::string& sentence);
   void note(std::string_view at, const std::string& sentence);

@@ -13,12 +13,13 @@ bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z')
 bool is_digit(char c) { return c >= '0' && c <= '9'; }
 bool is_space(char c) { return c == ' ' || c == '\t' || c == '\r' || c == '\n'; }
 
-constexpr std::string_view kPairs[] = {"->", "<=", ">=", "==", "!="};
-constexpr std::string_view kSingles = "()[]{},;:=+-*/<>";
+constexpr std::string_view kPairs[] = {"->", "<=", ">=", "==", "!=", "&&", "||"};
+constexpr std::string_view kSingles = "()[]{},;:=+-*/%<>!";
 
 class Lexer {
  public:
-  explicit Lexer(Diagnostics& diagnostics) : diagnostics_(diagnostics), text_(diagnostics.text()) {}
+  Lexer(Diagnostics& diagnostics, std::string_view text)
+      : diagnostics_(diagnostics), text_(text) {}
 
   std::vector<Token> run() {
     while (skip_blank(), at_ < text_.size() && !diagnostics_.full()) next();
@@ -54,6 +55,7 @@ class Lexer {
       return add(Token::Kind::name, begin);
     }
     if (is_digit(peek()) || (peek() == '.' && is_digit(peek(1)))) return number();
+    if (peek() == '"') return quoted();
     for (const std::string_view pair : kPairs)
       if (text_.substr(at_, 2) == pair) {
         at_ += 2;
@@ -69,6 +71,17 @@ class Lexer {
     diagnostics_.error(text_.substr(begin, at_ - begin),
                        c > ' ' && c <= '~' ? fmt::format("'{}' has no meaning here", c)
                                            : "only ASCII text has a meaning outside comments");
+  }
+
+  void quoted() {
+    const std::size_t begin = at_++;
+    while (at_ < text_.size() && peek() != '"' && peek() != '\n') ++at_;
+    if (peek() != '"') {
+      diagnostics_.error(text_.substr(begin, at_ - begin), "this text has no closing quote");
+      return;
+    }
+    ++at_;
+    tokens_.push_back({Token::Kind::text, text_.substr(begin, at_ - begin), 0});
   }
 
   void number() {
@@ -106,6 +119,8 @@ class Lexer {
 
 }  // namespace
 
-std::vector<Token> tokenize(Diagnostics& diagnostics) { return Lexer(diagnostics).run(); }
+std::vector<Token> tokenize(Diagnostics& diagnostics, std::string_view text) {
+  return Lexer(diagnostics, text).run();
+}
 
 }  // namespace quern::dsl

@@ -18,24 +18,40 @@ struct SyntaxFault {};
 
 class Parser {
  public:
-  explicit Parser(Diagnostics& diagnostics)
-      : diagnostics_(diagnostics), tokens_(tokenize(diagnostics)) {}
+  Parser(Diagnostics& diagnostics, std::string_view text)
+      : diagnostics_(diagnostics), tokens_(tokenize(diagnostics, text)) {}
 
-  std::vector<ast::Kernel> run() {
-    std::vector<ast::Kernel> kernels;
+  ast::File run() {
+    ast::File file;
     while (now().kind != Token::Kind::end && !diagnostics_.full()) {
+      nesting_ = 0;
       try {
-        kernels.push_back(kernel());
+        if (accept("use"))
+          file.uses.push_back(used_file());
+        else if (accept("let"))
+          file.lets.push_back(let());
+        else if (accept("reduction"))
+          file.reductions.push_back(reduction());
+        else if (accept("kernel"))
+          file.kernels.push_back(kernel());
+        else
+          unexpected("'kernel', 'let', 'reduction' or 'use'");
       } catch (const SyntaxFault&) {
-        while (now().kind != Token::Kind::end && !now().is("kernel")) ++at_;
+        while (now().kind != Token::Kind::end && !begins_item()) ++at_;
       }
     }
-    return kernels;
+    return file;
   }
 
  private:
   const Token& now() const { return tokens_[at_]; }
   const Token& after() const { return tokens_[std::min(at_ + 1, tokens_.size() - 1)]; }
+
+  bool begins_item() const {
+    return now().is("kernel") || (now().is("let") && after().kind == Token::Kind::name) ||
+           (now().is("reduction") && after().kind == Token::Kind::name) ||
+           (now().is("use") && after().kind == Token::Kind::text);
+  }
 
   const Token& take() {
     const Token& token = now();
@@ -78,14 +94,18 @@ class Parser {
     return {begin.data(), static_cast<std::size_t>(last.data() + last.size() - begin.data())};
   }
 
-  std::vector<ast::BracketItem> bracket() {
+  /// Names and whole numbers; with a pool also axis = expression.
+  std::vector<ast::BracketItem> bracket(ast::Pool* pool) {
     std::vector<ast::BracketItem> items;
     expect("[", "before the axes");
+    if (!pool && accept("]")) return items;
     do {
       if (now().kind != Token::Kind::name && now().kind != Token::Kind::number)
         unexpected("the name of an axis or a whole number");
       const Token& token = take();
-      items.push_back({token.text, token.kind == Token::Kind::number, token.number});
+      ast::BracketItem item{token.text, token.kind == Token::Kind::number, token.number, -1};
+      if (pool && !item.is_number && accept("=")) item.value = expr(*pool);
+      items.push_back(item);
     } while (accept(","));
     expect("]", "after the axes");
     return items;
@@ -103,15 +123,58 @@ class Parser {
     out.dtype = name("a dtype");
     const std::string_view begin = now().text;
     if (!now().is("[")) unexpected("'[' and the operand's axes");
-    out.axes = bracket();
+    out.axes = bracket(nullptr);
     out.axes_range = range_from(begin);
     return out;
   }
 
+  std::string_view used_file() {
+    if (now().kind != Token::Kind::text) unexpected("the name of a file in quotes");
+    const std::string_view text = take().text;
+    return text.substr(1, text.size() - 2);
+  }
+
+  std::vector<std::string_view> names(std::string_view end, std::string_view wanted) {
+    std::vector<std::string_view> out;
+    if (!now().is(end)) {
+      do {
+        out.push_back(name(wanted));
+      } while (accept(","));
+    }
+    return out;
+  }
+
+  ast::Let let() {
+    ast::Let out;
+    out.name = name("the name of the function");
+    if (accept("[")) {
+      out.axes = names("]", "a name for an axis");
+      expect("]", "after the axes");
+    }
+    expect("(", "before the parameters");
+    out.params = names(")", "the name of a parameter");
+    expect(")", "after the parameters");
+    expect("=", "before what the function stands for");
+    out.value = expr(out.exprs);
+    return out;
+  }
+
+  ast::Reduction reduction() {
+    ast::Reduction out;
+    out.name = name("the name of the reduction");
+    expect("(", "before the two parameters");
+    out.left = name("the name of a parameter");
+    expect(",", "between the two parameters");
+    out.right = name("the name of a parameter");
+    expect(")", "after the two parameters");
+    expect("=", "before the expression that folds them");
+    out.value = expr(out.exprs);
+    expect("from", "and the value to begin with");
+    out.identity = expr(out.exprs);
+    return out;
+  }
+
   ast::Kernel kernel() {
-    if (!now().is("kernel")) unexpected("'kernel'");
-    take();
-    nesting_ = 0;
     ast::Kernel out;
     out.name = name("the name of the kernel");
     expect("(", "before the operands");
@@ -140,26 +203,29 @@ class Parser {
     expect("{", "before the statements");
     while (!accept("}")) {
       ast::Statement statement;
+      const std::string_view begin = now().text;
       statement.target = name("a statement (name = expression) or '}'");
+      if (now().is("[")) statement.bracket = bracket(nullptr);
+      statement.target_range = range_from(begin);
       expect("=", "in a statement (name = expression)");
-      statement.value = expr(out);
+      statement.value = expr(out.exprs);
       out.statements.push_back(statement);
       if (now().is(";")) fault(now().text, "statements end by themselves: no ';' is needed");
     }
     return out;
   }
 
-  int add(ast::Kernel& k, ast::Expr e, std::string_view begin) {
+  int add(ast::Pool& k, ast::Expr e, std::string_view begin) {
     e.range = range_from(begin);
     for (const int arg : e.args)
-      e.depth = std::max(e.depth, k.exprs[static_cast<std::size_t>(arg)].depth + 1);
+      e.depth = std::max(e.depth, k[static_cast<std::size_t>(arg)].depth + 1);
     if (e.depth > kMaxDepth) fault(begin, "this expression is too deep: name a part of it first");
-    k.exprs.push_back(std::move(e));
-    return static_cast<int>(k.exprs.size()) - 1;
+    k.push_back(std::move(e));
+    return static_cast<int>(k.size()) - 1;
   }
 
-  int binary(ast::Kernel& k, std::initializer_list<std::string_view> operators, bool chain,
-             int (Parser::*part)(ast::Kernel&)) {
+  int binary(ast::Pool& k, std::initializer_list<std::string_view> operators, bool chain,
+             int (Parser::*part)(ast::Pool&)) {
     const std::string_view begin = now().text;
     int left = (this->*part)(k);
     const auto at_operator = [&] {
@@ -178,23 +244,27 @@ class Parser {
     return left;
   }
 
-  int expr(ast::Kernel& k) {
+  int expr(ast::Pool& k) {
     if (++nesting_ > kMaxNesting)
       fault(now().text, "this expression is nested too deeply: name a part of it first");
-    const int out = binary(k, {"<", "<=", ">", ">=", "==", "!="}, false, &Parser::sum);
+    const int out = binary(k, {"||"}, true, &Parser::both);
     --nesting_;
     return out;
   }
 
-  int sum(ast::Kernel& k) { return binary(k, {"+", "-"}, true, &Parser::product); }
-  int product(ast::Kernel& k) { return binary(k, {"*", "/"}, true, &Parser::unary); }
+  int both(ast::Pool& k) { return binary(k, {"&&"}, true, &Parser::comparison); }
+  int comparison(ast::Pool& k) {
+    return binary(k, {"<", "<=", ">", ">=", "==", "!="}, false, &Parser::sum);
+  }
 
-  int unary(ast::Kernel& k) {
-    if (!now().is("-")) return primary(k);
-    const std::string_view begin = now().text;
-    std::size_t count = 0;
-    while (accept("-")) ++count;
-    if (count > 1) fault(begin, "write one minus sign, or parentheses between them");
+  int sum(ast::Pool& k) { return binary(k, {"+", "-"}, true, &Parser::product); }
+  int product(ast::Pool& k) { return binary(k, {"*", "/", "%"}, true, &Parser::unary); }
+
+  int unary(ast::Pool& k) {
+    if (!now().is("-") && !now().is("!")) return primary(k);
+    const std::string_view begin = take().text;
+    if (now().is("-") || now().is("!"))
+      fault(now().text, "write one sign, or parentheses between two of them");
     ast::Expr e;
     e.kind = ast::Expr::Kind::unary;
     e.text = begin;
@@ -202,7 +272,7 @@ class Parser {
     return add(k, std::move(e), begin);
   }
 
-  int primary(ast::Kernel& k) {
+  int primary(ast::Pool& k) {
     const std::string_view begin = now().text;
     ast::Expr e;
     if (now().kind == Token::Kind::number) {
@@ -219,7 +289,7 @@ class Parser {
     e.kind = ast::Expr::Kind::name;
     if (now().is("[")) {
       e.has_bracket = true;
-      e.bracket = bracket();
+      e.bracket = bracket(&k);
     }
     if (accept("(")) {
       e.kind = ast::Expr::Kind::call;
@@ -241,8 +311,8 @@ class Parser {
 
 }  // namespace
 
-std::vector<ast::Kernel> parse_kernels(Diagnostics& diagnostics) {
-  return Parser(diagnostics).run();
+ast::File parse_file(Diagnostics& diagnostics, std::string_view text) {
+  return Parser(diagnostics, text).run();
 }
 
 }  // namespace quern::dsl

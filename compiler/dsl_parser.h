@@ -1,25 +1,14 @@
 #pragma once
-#include <vector>
+#include <string_view>
 
 #include "compiler/dsl_ast.h"
 #include "compiler/dsl_diagnostics.h"
 
 namespace quern::dsl {
 
-/// The kernels of a file whose syntax is right; faults are reported, one for each kernel at most.
-/// Recursive descent; nesting and expression depth are bounded, so that no text exhausts the stack.
-///
-///   file      = kernel*
-///   kernel    = "kernel" NAME "(" [operand ("," operand)*] [";" scalar ("," scalar)*] ")"
-///               ["->" "(" operand ("," operand)* ")"] "{" (NAME "=" expr)* "}"
-///   operand   = NAME ":" ["inout"] NAME bracket
-///   scalar    = NAME ":" NAME
-///   bracket   = "[" (NAME | NUMBER) ("," (NAME | NUMBER))* "]"
-///   expr      = sum [("<" | "<=" | ">" | ">=" | "==" | "!=") sum]
-///   sum       = product (("+" | "-") product)*
-///   product   = unary (("*" | "/") unary)*
-///   unary     = "-" unary | primary
-///   primary   = NUMBER | "(" expr ")" | NAME [bracket] ["(" expr ("," expr)* ")"]
-std::vector<ast::Kernel> parse_kernels(Diagnostics& diagnostics);
+/// What a file (a text of `diagnostics`) holds, as far as its syntax is right; faults are reported,
+/// one for each kernel or function at most. Recursive descent; nesting and expression depth are
+/// bounded, so that no text exhausts the stack. compiler/README.md has the grammar.
+ast::File parse_file(Diagnostics& diagnostics, std::string_view text);
 
 }  // namespace quern::dsl
