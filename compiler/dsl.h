@@ -67,7 +67,7 @@ using Includes = std::function<std::optional<std::string>(const std::string& nam
 
 /// Parses and checks one file and the functions of those that it uses. Throws CompileError (exit
 /// code 2) whose log() is every diagnostic rendered by llvm::SourceMgr: file, line, caret and a
-/// sentence in the user's terms.
+/// sentence in the user's terms. A file of functions alone has no kernels.
 std::vector<Kernel> parse(std::string_view text, std::string_view file_name,
                           const Includes& includes = {});
 
