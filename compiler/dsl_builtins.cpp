@@ -4,26 +4,16 @@ namespace quern::dsl {
 namespace {
 
 constexpr Function kFunctions[] = {
-    {"abs", Op::abs, 1, Domain::number},
-    {"sqrt", Op::sqrt, 1, Domain::floating},
-    {"rsqrt", Op::rsqrt, 1, Domain::floating},
-    {"exp", Op::exp, 1, Domain::floating},
-    {"exp2", Op::exp2, 1, Domain::floating},
-    {"log", Op::log, 1, Domain::floating},
-    {"log2", Op::log2, 1, Domain::floating},
-    {"tanh", Op::tanh, 1, Domain::floating},
-    {"erf", Op::erf, 1, Domain::floating},
-    {"sin", Op::sin, 1, Domain::floating},
-    {"cos", Op::cos, 1, Domain::floating},
-    {"sigmoid", Op::sigmoid, 1, Domain::floating},
-    {"floor", Op::floor, 1, Domain::floating},
-    {"ceil", Op::ceil, 1, Domain::floating},
-    {"round", Op::round, 1, Domain::floating},
-    {"trunc", Op::trunc, 1, Domain::floating},
-    {"pow", Op::power, 2, Domain::floating},
-    {"min", Op::min, 2, Domain::number},
-    {"max", Op::max, 2, Domain::number},
-    {"select", Op::select, 3, Domain::choice},
+    {"abs", Op::abs, 1, Domain::number},       {"sqrt", Op::sqrt, 1, Domain::floating},
+    {"rsqrt", Op::rsqrt, 1, Domain::floating}, {"exp", Op::exp, 1, Domain::floating},
+    {"exp2", Op::exp2, 1, Domain::floating},   {"log", Op::log, 1, Domain::floating},
+    {"log2", Op::log2, 1, Domain::floating},   {"tanh", Op::tanh, 1, Domain::floating},
+    {"erf", Op::erf, 1, Domain::floating},     {"sin", Op::sin, 1, Domain::floating},
+    {"cos", Op::cos, 1, Domain::floating},     {"sigmoid", Op::sigmoid, 1, Domain::floating},
+    {"floor", Op::floor, 1, Domain::floating}, {"ceil", Op::ceil, 1, Domain::floating},
+    {"round", Op::round, 1, Domain::floating}, {"trunc", Op::trunc, 1, Domain::floating},
+    {"pow", Op::power, 2, Domain::floating},   {"min", Op::min, 2, Domain::number},
+    {"max", Op::max, 2, Domain::number},       {"select", Op::select, 3, Domain::choice},
 };
 
 constexpr Function kReductions[] = {
@@ -36,12 +26,18 @@ constexpr Function kReductions[] = {
 };
 
 constexpr Function kBinary[] = {
-    {"+", Op::add, 2, Domain::number},         {"-", Op::subtract, 2, Domain::number},
-    {"*", Op::multiply, 2, Domain::number},    {"/", Op::divide, 2, Domain::number},
-    {"%", Op::modulo, 2, Domain::number},      {"<", Op::less, 2, Domain::number},
-    {"<=", Op::less_equal, 2, Domain::number}, {">", Op::greater, 2, Domain::number},
-    {">=", Op::greater_equal, 2, Domain::number}, {"==", Op::equal, 2, Domain::number},
-    {"!=", Op::not_equal, 2, Domain::number},  {"&&", Op::both, 2, Domain::condition},
+    {"+", Op::add, 2, Domain::number},
+    {"-", Op::subtract, 2, Domain::number},
+    {"*", Op::multiply, 2, Domain::number},
+    {"/", Op::divide, 2, Domain::number},
+    {"%", Op::modulo, 2, Domain::number},
+    {"<", Op::less, 2, Domain::number},
+    {"<=", Op::less_equal, 2, Domain::number},
+    {">", Op::greater, 2, Domain::number},
+    {">=", Op::greater_equal, 2, Domain::number},
+    {"==", Op::equal, 2, Domain::number},
+    {"!=", Op::not_equal, 2, Domain::number},
+    {"&&", Op::both, 2, Domain::condition},
     {"||", Op::either, 2, Domain::condition},
 };
 constexpr Function kUnary[] = {
@@ -49,7 +45,7 @@ constexpr Function kUnary[] = {
     {"!", Op::invert, 1, Domain::condition},
 };
 
-constexpr DType kOperandDTypes[] = {DType::f32, DType::f16, DType::bf16, DType::i32, DType::i8,
+constexpr DType kOperandDTypes[] = {DType::f32, DType::f16,  DType::bf16, DType::i32, DType::i8,
                                     DType::u8,  DType::e4m3, DType::e5m2, DType::i4};
 
 template <std::size_t N>

@@ -4,68 +4,32 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <map>
 #include <optional>
 #include <set>
-#include <tuple>
+
+#include "compiler/dsl_builtins.h"
+#include "compiler/dsl_levels.h"
+#include "compiler/dsl_values.h"
 
 namespace quern::dsl {
 namespace {
 
 constexpr std::size_t kMaxOperands = 64;
-constexpr std::size_t kMaxNodes = 4000;
+constexpr std::size_t kMaxAxes = 8;
 constexpr double kMaxFixedExtent = 1 << 20;
-constexpr int kFaulty = -1;  // a value whose fault has been reported
-
-constexpr DType kOperandDTypes[] = {DType::f32, DType::f16, DType::bf16,
-                                    DType::i32, DType::i8,  DType::u8};
-
-struct Function {
-  std::string_view name;
-  Op op;
-  std::size_t num_args;
-};
-constexpr Function kFunctions[] = {
-    {"abs", Op::abs, 1},       {"sqrt", Op::sqrt, 1}, {"rsqrt", Op::rsqrt, 1},
-    {"exp", Op::exp, 1},       {"log", Op::log, 1},   {"tanh", Op::tanh, 1},
-    {"erf", Op::erf, 1},       {"sin", Op::sin, 1},   {"cos", Op::cos, 1},
-    {"min", Op::min, 2},       {"max", Op::max, 2},   {"sigmoid", Op::sigmoid, 1},
-    {"select", Op::select, 3},
-};
-constexpr Function kReductions[] = {
-    {"sum", Op::reduce_sum, 1},
-    {"mean", Op::reduce_mean, 1},
-    {"min", Op::reduce_min, 1},
-    {"max", Op::reduce_max, 1},
-};
-constexpr Function kOperators[] = {
-    {"+", Op::add, 2},        {"-", Op::subtract, 2},       {"*", Op::multiply, 2},
-    {"/", Op::divide, 2},     {"<", Op::less, 2},           {"<=", Op::less_equal, 2},
-    {">", Op::greater, 2},    {">=", Op::greater_equal, 2}, {"==", Op::equal, 2},
-    {"!=", Op::not_equal, 2},
-};
-
-template <std::size_t N>
-const Function* find(const Function (&table)[N], std::string_view name) {
-  for (const Function& function : table)
-    if (function.name == name) return &function;
-  return nullptr;
-}
-
-bool is_capitalised(std::string_view name) { return name[0] >= 'A' && name[0] <= 'Z'; }
-
-std::string list(const std::vector<std::string>& names) {
-  return names.empty()
-             ? "no axes"
-             : fmt::format("{} {}", names.size() == 1 ? "axis" : "axes", fmt::join(names, ", "));
-}
+constexpr std::int64_t kMaxWrittenPlaces = 64;  // of the fixed axes of an output
+constexpr int kFaulty = Values::kFaulty;
 
 class Checker {
  public:
-  Checker(const ast::Kernel& source, Diagnostics& diagnostics)
-      : source_(source), diagnostics_(diagnostics) {}
+  Checker(const ast::Kernel& source, const Library& library, Diagnostics& diagnostics)
+      : source_(source),
+        library_(library),
+        diagnostics_(diagnostics),
+        values_(tree_, diagnostics, library,
+                [this](const ast::Pool&, const ast::Expr& e) { return resolve(e); }) {}
 
   std::shared_ptr<const Tree> run() {
     tree_.name = source_.name;
@@ -75,18 +39,18 @@ class Checker {
     }
     for (const ast::Operand& operand : source_.operands) declare(operand);
     for (const ast::Scalar& scalar : source_.scalars) declare(scalar);
-    if (faulty_) return nullptr;
+    if (failed()) return nullptr;
     order_axes();
-    if (faulty_) return nullptr;
-    for (const ast::Statement& statement : source_.statements) {
-      check(statement);
-      if (tree_.nodes.size() > kMaxNodes) {
-        error(statement.target, "this kernel is too large: split it");
-        return nullptr;
-      }
-    }
+    if (failed()) return nullptr;
+    for (const ast::Statement& statement : source_.statements) check(statement);
     check_use();
-    if (faulty_) return nullptr;
+    if (failed()) return nullptr;
+    const auto report = [this](int node, int operand, const std::string& sentence) {
+      error(node >= 0 ? values_.where(node)
+                      : source_.operands[static_cast<std::size_t>(operand)].axes_range,
+            sentence);
+    };
+    if (!plan_levels(tree_, report)) return nullptr;
     return std::make_shared<Tree>(std::move(tree_));
   }
 
@@ -97,24 +61,28 @@ class Checker {
     bool read = false;
   };
   struct OperandState {
-    int value = kFaulty;  // what its name now stands for, once assigned
-    bool assigned = false, read = false;
+    std::map<std::vector<std::int64_t>, int> values;  // that its name stands for, once assigned
+    bool read = false;
   };
 
   void error(std::string_view at, const std::string& sentence) {
     faulty_ = true;
     diagnostics_.error(at, sentence);
   }
+  bool failed() const { return faulty_ || values_.faulty(); }
 
   const ast::Expr& expr_at(int number) const {
     return source_.exprs[static_cast<std::size_t>(number)];
   }
-  const Node& node(int number) const { return tree_.nodes[static_cast<std::size_t>(number)]; }
+  const Node& node(int number) const { return values_.node(number); }
+  std::string spell(const Type& type) const { return values_.spell(type); }
 
   // Declarations.
 
   bool claim_name(std::string_view name) {
-    if (find(kFunctions, name) || find(kReductions, name))
+    if (library_.find_let(name) || library_.find_reduction(name))
+      return error(name, fmt::format("`{}` is a function: choose another name", name)), false;
+    if (is_builtin(name))
       return error(name, fmt::format("`{}` is a built-in function: choose another name", name)),
              false;
     if (parse_dtype(name))
@@ -149,15 +117,17 @@ class Checker {
     }
     std::vector<Dimension> layout;
     std::set<std::string_view> seen;
+    std::uint32_t gathered = 0;
+    std::size_t num_iterated = 0;
+    std::int64_t places = 1;
     for (const ast::BracketItem& item : operand.axes) {
       Dimension dimension;
       if (item.is_number) {
         if (item.number != std::floor(item.number) || item.number < 1 ||
             item.number > kMaxFixedExtent)
           error(item.text, "a fixed extent is a whole number from 1 to 1048576");
-        if (operand.output || operand.inout)
-          error(item.text, fmt::format("`{}` is written, so all its axes need names", info.name));
         dimension.extent = static_cast<std::int64_t>(std::clamp(item.number, 1.0, kMaxFixedExtent));
+        places = std::min(places * dimension.extent, kMaxWrittenPlaces + 1);
         info.axes.push_back(std::to_string(dimension.extent));
       } else {
         if (!seen.insert(item.text).second)
@@ -166,15 +136,45 @@ class Checker {
         dimension.axis = static_cast<int>(found - axis_names_.begin());
         if (found == axis_names_.end()) axis_names_.push_back(item.text);
         info.axes.emplace_back(item.text);
+        if (always_gathers(operand.name, item.text))
+          gathered |= 1u << layout.size();
+        else
+          ++num_iterated;
       }
       layout.push_back(dimension);
     }
-    if (seen.size() > kMaxRank)
+    if (num_iterated > kMaxRank || seen.size() > kMaxAxes || layout.size() > 2 * kMaxAxes) {
       error(operand.axes_range, fmt::format("an operand has at most {} named axes", kMaxRank));
+      layout.clear();
+    }
+    if (places > kMaxWrittenPlaces && info.role != OperandInfo::Role::in)
+      error(operand.axes_range, fmt::format("`{}` is written, so its fixed axes have at most {} "
+                                            "places",
+                                            info.name, kMaxWrittenPlaces));
+    if (info.dtype == DType::i4 &&
+        (layout.empty() || (layout.back().axis < 0 && layout.back().extent % 2 != 0)))
+      error(operand.axes_range, fmt::format("`{}` is packed in pairs, so its last axis should have "
+                                            "an even extent",
+                                            info.name));
     tree_.operands.push_back(std::move(info));
     tree_.operand_types.push_back(type);
     tree_.layouts.push_back(std::move(layout));
+    gathered_.push_back(gathered);
     states_.emplace_back();
+  }
+
+  /// True if the operand is read, and always through an index along this axis.
+  bool always_gathers(std::string_view operand, std::string_view axis) const {
+    bool read = false;
+    for (const ast::Expr& e : source_.exprs) {
+      if (e.kind != ast::Expr::Kind::name || e.text != operand) continue;
+      read = true;
+      if (std::none_of(e.bracket.begin(), e.bracket.end(), [&](const ast::BracketItem& item) {
+            return item.text == axis && item.value >= 0;
+          }))
+        return false;
+    }
+    return read;
   }
 
   void declare(const ast::Scalar& scalar) {
@@ -187,8 +187,7 @@ class Checker {
   }
 
   void unknown_dtype(std::string_view at) {
-    std::vector<std::string> known;
-    for (const DType dtype : kOperandDTypes) known.emplace_back(quern::name(dtype));
+    const std::vector<std::string> known = operand_dtype_names();
     if (parse_dtype(at)) {
       error(at, fmt::format("kernels have no operands of dtype {}: use {}", at,
                             fmt::join(known, ", ")));
@@ -201,73 +200,87 @@ class Checker {
                   : fmt::format("`{}` is not a dtype: did you mean {}?", at, near));
   }
 
-  /// Numbers the axes so that every operand has them in the same order; ties go by appearance.
+  bool is_iterated(std::size_t operand, std::size_t dimension) const {
+    return tree_.layouts[operand][dimension].axis >= 0 && !((gathered_[operand] >> dimension) & 1u);
+  }
+
+  /// Numbers the axes so that every operand has them in the same order; ties go by appearance. Axes
+  /// that are only gathered along come last.
   void order_axes() {
     const std::size_t count = axis_names_.size();
     for (const std::string_view axis : axis_names_)
       if (names_.count(axis))
         error(axis, fmt::format("`{}` is also the name of a parameter", axis));
-    if (count == 0) return error(source_.name, "no operand has a named axis");
+    std::vector<bool> iterated(count, false);
+    for (std::size_t i = 0; i < tree_.layouts.size(); ++i)
+      for (std::size_t d = 0; d < tree_.layouts[i].size(); ++d)
+        if (is_iterated(i, d)) iterated[static_cast<std::size_t>(tree_.layouts[i][d].axis)] = true;
+    const auto num_iterated =
+        static_cast<std::size_t>(std::count(iterated.begin(), iterated.end(), true));
+    if (num_iterated == 0) return error(source_.name, "no operand has a named axis");
+    if (count > kMaxAxes)
+      return error(source_.name, fmt::format("a kernel has at most {} axes", kMaxAxes));
     std::vector<int> rank(count, -1);
     std::vector<int> order;
-    while (order.size() < count) {
+    while (order.size() < num_iterated) {
       std::optional<std::size_t> next;
       for (std::size_t axis = 0; axis < count && !next; ++axis)
-        if (rank[axis] < 0 && !follows_unranked(static_cast<int>(axis), rank)) next = axis;
-      if (!next) return report_conflict(rank);
+        if (iterated[axis] && rank[axis] < 0 && !follows_unranked(static_cast<int>(axis), rank))
+          next = axis;
+      if (!next) return report_conflict(rank, iterated);
       rank[*next] = static_cast<int>(order.size());
       order.push_back(static_cast<int>(*next));
     }
+    for (std::size_t axis = 0; axis < count; ++axis) {
+      if (iterated[axis]) continue;
+      rank[axis] = static_cast<int>(order.size());
+      order.push_back(static_cast<int>(axis));
+    }
     for (const int axis : order)
       tree_.axes.emplace_back(axis_names_[static_cast<std::size_t>(axis)]);
-    for (auto& layout : tree_.layouts) {
+    tree_.num_iterated = static_cast<int>(num_iterated);
+    for (std::size_t i = 0; i < tree_.layouts.size(); ++i) {
       AxisSet set = 0;
-      for (Dimension& dimension : layout)
-        if (dimension.axis >= 0) {
-          dimension.axis = rank[static_cast<std::size_t>(dimension.axis)];
-          set |= 1u << dimension.axis;
-        }
+      for (std::size_t d = 0; d < tree_.layouts[i].size(); ++d) {
+        Dimension& dimension = tree_.layouts[i][d];
+        if (dimension.axis < 0) continue;
+        const bool counts = is_iterated(i, d);
+        dimension.axis = rank[static_cast<std::size_t>(dimension.axis)];
+        if (counts) set |= 1u << dimension.axis;
+      }
       operand_axes_.push_back(set);
     }
-    const AxisSet all = (1u << count) - 1;
-    if (count > kMaxRank ||
-        std::find(operand_axes_.begin(), operand_axes_.end(), all) == operand_axes_.end()) {
-      error(source_.name, fmt::format("no operand has all of {}", list(tree_.axes)));
+    if (num_iterated > kMaxRank || std::find(operand_axes_.begin(), operand_axes_.end(),
+                                             tree_.iterated()) == operand_axes_.end()) {
+      error(source_.name,
+            fmt::format("no operand has all of {}", list_axes(values_.axes_in(tree_.iterated()))));
       for (const ast::Operand& operand : source_.operands)
-        diagnostics_.note(operand.axes_range,
-                          fmt::format("`{}` has {}", operand.name, list(axes_as_written(operand))));
-      return;
+        diagnostics_.note(operand.axes_range, fmt::format("`{}` has {}", operand.name,
+                                                          list_axes(axes_as_written(operand))));
     }
-    // Every row is computed on its own, so what is written must belong to one row.
-    const AxisSet leading = all & ~(1u << tree_.last_axis());
-    for (std::size_t i = 0; i < operand_axes_.size(); ++i)
-      if (tree_.operands[i].role != OperandInfo::Role::in && (leading & ~operand_axes_[i]) != 0)
-        error(source_.operands[i].axes_range,
-              fmt::format("`{}` is written for each of {}, so it must have {}",
-                          tree_.operands[i].name, names_of(leading),
-                          list(axes_in(leading & ~operand_axes_[i]))));
   }
 
   bool follows_unranked(int axis, const std::vector<int>& rank) const {
-    for (const auto& layout : tree_.layouts) {
+    for (std::size_t i = 0; i < tree_.layouts.size(); ++i) {
       bool unranked_before = false;
-      for (const Dimension& dimension : layout) {
-        if (dimension.axis == axis && unranked_before) return true;
-        if (dimension.axis >= 0 && rank[static_cast<std::size_t>(dimension.axis)] < 0)
-          unranked_before = true;
+      for (std::size_t d = 0; d < tree_.layouts[i].size(); ++d) {
+        if (!is_iterated(i, d)) continue;
+        const int other = tree_.layouts[i][d].axis;
+        if (other == axis && unranked_before) return true;
+        if (rank[static_cast<std::size_t>(other)] < 0) unranked_before = true;
       }
     }
     return false;
   }
 
-  void report_conflict(const std::vector<int>& rank) {
+  void report_conflict(const std::vector<int>& rank, const std::vector<bool>& iterated) {
     std::vector<std::string> names;
     for (std::size_t i = 0; i < rank.size(); ++i)
-      if (rank[i] < 0) names.emplace_back(axis_names_[i]);
-    error(source_.name, fmt::format("operands disagree about the order of {}", list(names)));
+      if (iterated[i] && rank[i] < 0) names.emplace_back(axis_names_[i]);
+    error(source_.name, fmt::format("operands disagree about the order of {}", list_axes(names)));
     for (const ast::Operand& operand : source_.operands)
-      diagnostics_.note(operand.axes_range,
-                        fmt::format("`{}` has {}", operand.name, list(axes_as_written(operand))));
+      diagnostics_.note(operand.axes_range, fmt::format("`{}` has {}", operand.name,
+                                                        list_axes(axes_as_written(operand))));
   }
 
   static std::vector<std::string> axes_as_written(const ast::Operand& operand) {
@@ -276,94 +289,11 @@ class Checker {
     return out;
   }
 
-  std::vector<std::string> axes_in(AxisSet set) const {
-    std::vector<std::string> out;
-    for (std::size_t i = 0; i < tree_.axes.size(); ++i)
-      if ((set >> i) & 1u) out.push_back(tree_.axes[i]);
-    return out;
-  }
-  std::string names_of(AxisSet set) const {
-    return fmt::format("{}", fmt::join(axes_in(set), ", "));
-  }
-
   // Values.
 
-  std::string spell(const Type& type) const {
-    if (type.param >= 0) return tree_.dtype_params[static_cast<std::size_t>(type.param)];
-    return std::string(quern::name(type.dtype));
-  }
-
-  /// "`x` has axes rows, cols" or "this has no axes".
-  std::string describe(const ast::Expr& e, int value) const {
-    const std::string who =
-        e.kind == ast::Expr::Kind::name ? fmt::format("`{}`", e.text) : std::string("this");
-    return fmt::format("{} has {}", who, list(axes_in(node(value).axes)));
-  }
-
-  int add(Node wanted) {
-    const auto key =
-        std::tuple{wanted.op,     wanted.type.dtype, wanted.type.param,
-                   wanted.args,   wanted.index,      std::bit_cast<std::uint32_t>(wanted.value),
-                   wanted.picked, wanted.reduced};
-    const auto [found, fresh] = known_.emplace(key, static_cast<int>(tree_.nodes.size()));
-    if (fresh) tree_.nodes.push_back(std::move(wanted));
-    return found->second;
-  }
-
-  int add(Op op, Type type, const std::vector<int>& args) {
-    Node out;
-    out.op = op;
-    out.type = type;
-    for (std::size_t i = 0; i < args.size(); ++i) {
-      out.args[i] = args[i];
-      out.axes |= node(args[i]).axes;
-    }
-    return add(std::move(out));
-  }
-
-  int evaluate(int number) {
-    const ast::Expr& e = expr_at(number);
-    switch (e.kind) {
-      case ast::Expr::Kind::number: {
-        Node out;
-        out.value = static_cast<float>(e.number);
-        return add(std::move(out));
-      }
-      case ast::Expr::Kind::name:
-        return evaluate_name(e);
-      case ast::Expr::Kind::unary: {
-        const int arg = f32_value(e.args[0]);
-        return arg == kFaulty ? kFaulty : add(Op::negate, Type{}, {arg});
-      }
-      case ast::Expr::Kind::binary: {
-        const Function& function = *find(kOperators, e.text);
-        return apply(function, e);
-      }
-      case ast::Expr::Kind::call:
-        return evaluate_call(e);
-    }
-    return kFaulty;
-  }
-
-  /// Evaluates an operand of arithmetic, which is f32 throughout.
-  int f32_value(int number) {
-    const int value = evaluate(number);
-    if (value == kFaulty || node(value).type == Type{}) return value;
-    const ast::Expr& e = expr_at(number);
-    if (node(value).type.dtype == DType::boolean)
-      error(e.range, "a comparison is no number: choose between two with select(condition, a, b)");
-    else if (e.kind == ast::Expr::Kind::name)
-      error(e.range, fmt::format("`{}` is {} and arithmetic is in f32: write f32({})", e.text,
-                                 spell(node(value).type), e.range));
-    else
-      error(e.range, fmt::format("this is {} and arithmetic is in f32: cast it with f32(...)",
-                                 spell(node(value).type)));
-    return kFaulty;
-  }
-
-  int evaluate_name(const ast::Expr& e) {
+  int resolve(const ast::Expr& e) {
     for (std::size_t i = 0; i < tree_.operands.size(); ++i)
-      if (tree_.operands[i].name == e.text) return evaluate_operand(e, i);
+      if (tree_.operands[i].name == e.text) return resolve_operand(e, i);
     if (e.has_bracket && !known_name(e.text)) return unknown_name(e.text);
     if (e.has_bracket) {
       error(e.range, fmt::format("`{}` has no fixed axis to index", e.text));
@@ -377,7 +307,7 @@ class Checker {
         out.type.dtype = tree_.scalars[i].dtype;
         out.index = static_cast<int>(i);
         out.name = e.text;
-        return add(std::move(out));
+        return values_.add(std::move(out), e.range);
       }
     if (const auto found = locals_.find(e.text); found != locals_.end()) {
       found->second.read = true;
@@ -395,7 +325,7 @@ class Checker {
       error(at, fmt::format("`{}` is an axis, not a value", at));
       return kFaulty;
     }
-    if (find(kFunctions, at) || find(kReductions, at)) {
+    if (is_builtin(at) || library_.find_let(at) || library_.find_reduction(at)) {
       error(at, fmt::format("`{}` is a function: it needs arguments", at));
       return kFaulty;
     }
@@ -409,14 +339,57 @@ class Checker {
     return kFaulty;
   }
 
-  int evaluate_operand(const ast::Expr& e, std::size_t index) {
+  /// The fixed extents of an operand, outermost first.
+  std::vector<std::int64_t> fixed_extents(std::size_t operand) const {
+    std::vector<std::int64_t> out;
+    for (const Dimension& dimension : tree_.layouts[operand])
+      if (dimension.axis < 0) out.push_back(dimension.extent);
+    return out;
+  }
+
+  /// The constant indices in a bracket, one for each fixed axis; nothing after reporting a fault.
+  std::optional<std::vector<std::int64_t>> picked(const std::vector<ast::BracketItem>& items,
+                                                  std::string_view range, std::size_t operand) {
+    const std::string& name = tree_.operands[operand].name;
+    const std::vector<std::int64_t> fixed = fixed_extents(operand);
+    if (items.size() != fixed.size()) {
+      error(range,
+            fixed.empty()
+                ? fmt::format("`{}` has no fixed axis to index: named axes match by name", name)
+                : fmt::format("`{}` has {} fixed {}: index {} with whole numbers, as in {}[{}]",
+                              name, fixed.size(), fixed.size() == 1 ? "axis" : "axes",
+                              fixed.size() == 1 ? "it" : "them", name,
+                              fmt::join(std::vector<int>(fixed.size(), 0), ", ")));
+      return std::nullopt;
+    }
+    std::vector<std::int64_t> out;
+    for (std::size_t i = 0; i < fixed.size(); ++i) {
+      const ast::BracketItem& item = items[i];
+      if (!item.is_number || item.number != std::floor(item.number) ||
+          item.number >= static_cast<double>(fixed[i])) {
+        error(item.text, fmt::format("an index of `{}` here is a whole number from 0 to {}", name,
+                                     fixed[i] - 1));
+        return std::nullopt;
+      }
+      out.push_back(static_cast<std::int64_t>(item.number));
+    }
+    return out;
+  }
+
+  int resolve_operand(const ast::Expr& e, std::size_t index) {
     const OperandInfo& info = tree_.operands[index];
     OperandState& state = states_[index];
-    if (state.assigned) {
-      if (e.has_bracket)
-        return error(e.range, fmt::format("`{}` has no fixed axis to index", info.name)), kFaulty;
-      return state.value;
+    std::vector<ast::BracketItem> constants, gathers;
+    for (const ast::BracketItem& item : e.bracket)
+      (item.value >= 0 ? gathers : constants).push_back(item);
+    const auto places = picked(constants, e.range, index);
+    if (!places) return kFaulty;
+    if (!gathers.empty() && info.role != OperandInfo::Role::in) {
+      error(e.range, fmt::format("`{}` is written, so it cannot be gathered from", info.name));
+      return kFaulty;
     }
+    if (const auto assigned = state.values.find(*places); assigned != state.values.end())
+      return assigned->second;
     if (info.role == OperandInfo::Role::out) {
       error(e.range, fmt::format("`{}` is an output and has no value yet", info.name));
       return kFaulty;
@@ -425,185 +398,65 @@ class Checker {
     Node out;
     out.op = Op::load;
     out.type = tree_.operand_types[index];
-    out.axes = operand_axes_[index];
     out.index = static_cast<int>(index);
     out.name = info.name;
-    std::vector<std::int64_t> fixed;
-    for (const Dimension& dimension : tree_.layouts[index])
-      if (dimension.axis < 0) fixed.push_back(dimension.extent);
-    if (e.bracket.size() != fixed.size()) {
-      error(
-          e.range,
-          fixed.empty()
-              ? fmt::format("`{}` has no fixed axis to index: named axes match by name", info.name)
-              : fmt::format("`{}` has {} fixed {}: index {} with whole numbers, as in {}[{}]",
-                            info.name, fixed.size(), fixed.size() == 1 ? "axis" : "axes",
-                            fixed.size() == 1 ? "it" : "them", info.name,
-                            fmt::join(std::vector<int>(fixed.size(), 0), ", ")));
-      return kFaulty;
-    }
-    for (std::size_t i = 0; i < fixed.size(); ++i) {
-      const ast::BracketItem& item = e.bracket[i];
-      if (!item.is_number || item.number != std::floor(item.number) ||
-          item.number >= static_cast<double>(fixed[i])) {
-        error(item.text, fmt::format("an index of `{}` here is a whole number from 0 to {}",
-                                     info.name, fixed[i] - 1));
+    out.picked = *places;
+    return add_gathers(std::move(out), gathers, e, index);
+  }
+
+  int add_gathers(Node out, const std::vector<ast::BracketItem>& gathers, const ast::Expr& e,
+                  std::size_t operand) {
+    const auto& layout = tree_.layouts[operand];
+    std::map<std::size_t, int> indices;  // by dimension
+    for (const ast::BracketItem& item : gathers) {
+      std::size_t d = 0;
+      while (d < layout.size() &&
+             !(layout[d].axis >= 0 &&
+               tree_.axes[static_cast<std::size_t>(layout[d].axis)] == item.text))
+        ++d;
+      if (d == layout.size()) {
+        error(item.text, fmt::format("`{}` has no axis {}", e.text, item.text));
         return kFaulty;
       }
-      out.picked.push_back(static_cast<std::int64_t>(item.number));
-    }
-    return add(std::move(out));
-  }
-
-  int evaluate_call(const ast::Expr& e) {
-    if (e.has_bracket) return evaluate_reduction(e);
-    if (const Function* function = find(kFunctions, e.text)) return apply(*function, e);
-    if (const auto type = cast_type(e.text)) return evaluate_cast(e, *type);
-    if (find(kReductions, e.text)) {
-      error(e.text,
-            fmt::format("say which axis to reduce, as in {}[{}](...)", e.text, tree_.axes.back()));
-      return kFaulty;
-    }
-    if (known_name(e.text)) {
-      error(e.text, fmt::format("`{}` is not a function", e.text));
-      return kFaulty;
-    }
-    if (is_capitalised(e.text) || parse_dtype(e.text)) {
-      error(e.text, is_capitalised(e.text)
-                        ? fmt::format("no operand has dtype `{}`", e.text)
-                        : fmt::format("values cannot be cast to {} in kernels", e.text));
-      return kFaulty;
-    }
-    std::vector<std::string> known = tree_.dtype_params;
-    for (const Function& function : kFunctions) known.emplace_back(function.name);
-    for (const Function& function : kReductions) known.emplace_back(function.name);
-    for (const DType dtype : kOperandDTypes) known.emplace_back(quern::name(dtype));
-    const std::string near = nearest_name(e.text, known);
-    error(e.text, near.empty()
-                      ? fmt::format("there is no function `{}`", e.text)
-                      : fmt::format("there is no function `{}`: did you mean `{}`?", e.text, near));
-    return kFaulty;
-  }
-
-  std::optional<Type> cast_type(std::string_view name) const {
-    for (std::size_t i = 0; i < tree_.dtype_params.size(); ++i)
-      if (tree_.dtype_params[i] == name) return Type{DType::f32, static_cast<int>(i)};
-    const auto dtype = parse_dtype(name);
-    if (dtype && is_operand_dtype(*dtype)) return Type{*dtype, -1};
-    return std::nullopt;
-  }
-
-  bool has_args(const ast::Expr& e, std::size_t wanted) {
-    if (e.args.size() == wanted) return true;
-    error(e.range, fmt::format("`{}` takes {} argument{}, not {}", e.text, wanted,
-                               wanted == 1 ? "" : "s", e.args.size()));
-    return false;
-  }
-
-  int evaluate_cast(const ast::Expr& e, Type type) {
-    if (!has_args(e, 1)) return kFaulty;
-    const int arg = evaluate(e.args[0]);
-    if (arg == kFaulty) return kFaulty;
-    if (node(arg).type == type) return arg;
-    if (node(arg).type.dtype == DType::boolean) {
-      error(e.range, "a comparison is no number: choose between two with select(condition, a, b)");
-      return kFaulty;
-    }
-    return add(Op::cast, type, {arg});
-  }
-
-  int evaluate_reduction(const ast::Expr& e) {
-    const Function* function = find(kReductions, e.text);
-    if (!function) {
-      std::vector<std::string> known;
-      for (const Function& reduction : kReductions) known.emplace_back(reduction.name);
-      error(e.text,
-            fmt::format("there is no reduction `{}`: use {}", e.text, fmt::join(known, ", ")));
-      return kFaulty;
-    }
-    if (!has_args(e, 1)) return kFaulty;
-    const int arg = f32_value(e.args[0]);
-    AxisSet reduced = 0;
-    for (const ast::BracketItem& item : e.bracket) {
-      const auto found = std::find(tree_.axes.begin(), tree_.axes.end(), item.text);
-      if (found == tree_.axes.end()) {
-        const std::string near = nearest_name(item.text, tree_.axes);
-        error(item.text,
-              near.empty() ? fmt::format("there is no axis {}", item.text)
-                           : fmt::format("there is no axis {}: did you mean {}?", item.text, near));
+      if (indices.count(d)) {
+        error(item.text, fmt::format("axis {} is indexed twice", item.text));
         return kFaulty;
       }
-      reduced |= 1u << (found - tree_.axes.begin());
+      const int value = values_.evaluate_i32(source_.exprs, item.value);
+      if (value == kFaulty) return kFaulty;
+      indices[d] = value;
     }
-    if (reduced != 1u << tree_.last_axis()) {
-      error(e.range, fmt::format("only the innermost axis, {}, can be reduced", tree_.axes.back()));
+    if (indices.size() > out.args.size()) {
+      error(e.range, fmt::format("at most {} axes can be indexed at once", out.args.size()));
       return kFaulty;
     }
-    if (arg == kFaulty) return kFaulty;
-    if ((node(arg).axes & reduced) != reduced) {
-      error(e.range, fmt::format("what is reduced over {} does not vary along it: {}",
-                                 tree_.axes.back(), describe(expr_at(e.args[0]), arg)));
-      return kFaulty;
+    std::size_t arg = 0;
+    for (const auto& [d, value] : indices) {
+      out.gathered |= 1u << d;
+      out.args[arg++] = value;
+      out.axes |= node(value).axes;
     }
-    Node out;
-    out.op = function->op;
-    out.args[0] = arg;
-    out.axes = node(arg).axes & ~reduced;
-    out.reduced = reduced;
-    return add(std::move(out));
-  }
-
-  /// A function or operator, element by element; operands broadcast along axes that they lack.
-  int apply(const Function& function, const ast::Expr& e) {
-    if (!has_args(e, function.num_args)) return kFaulty;
-    std::vector<int> args;
-    for (std::size_t i = 0; i < e.args.size(); ++i)
-      args.push_back(function.op == Op::select ? evaluate(e.args[i]) : f32_value(e.args[i]));
-    if (std::find(args.begin(), args.end(), kFaulty) != args.end()) return kFaulty;
-    Type type;
-    if (function.op == Op::select) {
-      if (node(args[0]).type.dtype != DType::boolean) {
-        error(expr_at(e.args[0]).range, "the condition of select is a comparison, as in a < b");
-        return kFaulty;
-      }
-      type = node(args[1]).type;
-      if (!(type == node(args[2]).type) || type.dtype == DType::boolean) {
-        error(e.range, fmt::format("select needs two values of one dtype, not {} and {}",
-                                   spell(type), spell(node(args[2]).type)));
-        return kFaulty;
-      }
-    } else if (function.op >= Op::less && function.op <= Op::not_equal) {
-      type.dtype = DType::boolean;
-    }
-    AxisSet axes = 0;
-    for (const int arg : args) axes |= node(arg).axes;
-    const bool fits = axes == 0 || std::any_of(operand_axes_.begin(), operand_axes_.end(),
-                                               [&](AxisSet set) { return (axes & ~set) == 0; });
-    if (!fits) {
-      std::string sides;
-      for (std::size_t i = 0; i < args.size(); ++i)
-        sides += (i ? ", " : "") + describe(expr_at(e.args[i]), args[i]);
-      error(e.range, fmt::format("axes do not match: {}", sides));
-      return kFaulty;
-    }
-    return add(function.op, type, args);
+    for (std::size_t d = 0; d < layout.size(); ++d)
+      if (layout[d].axis >= 0 && !indices.count(d)) out.axes |= 1u << layout[d].axis;
+    return values_.add(std::move(out), e.range);
   }
 
   // Statements.
 
   void check(const ast::Statement& statement) {
-    const int value = evaluate(statement.value);
+    const int value = values_.evaluate(source_.exprs, statement.value);
     for (std::size_t i = 0; i < tree_.operands.size(); ++i)
       if (tree_.operands[i].name == statement.target) return assign(statement, i, value);
+    if (!statement.bracket.empty())
+      return error(statement.target_range,
+                   fmt::format("`{}` is no operand, so it has no fixed axis", statement.target));
     if (const auto found = locals_.find(statement.target); found != locals_.end()) {
       error(statement.target,
             fmt::format("`{}` already has a value: choose another name", statement.target));
       diagnostics_.note(found->second.where, "it was introduced here");
       return;
     }
-    if (!claim_name(statement.target)) {
-      return;
-    }
+    if (!claim_name(statement.target)) return;
     if (std::find(tree_.axes.begin(), tree_.axes.end(), statement.target) != tree_.axes.end())
       return error(statement.target, fmt::format("`{}` is the name of an axis", statement.target));
     locals_[statement.target] = {value, statement.target, false};
@@ -617,10 +470,12 @@ class Checker {
     if (info.role == OperandInfo::Role::in)
       return error(statement.target,
                    fmt::format("`{}` is an input: declare it `inout` to overwrite it", info.name));
-    if (state.assigned)
-      return error(statement.target, fmt::format("`{}` is assigned twice", info.name));
-    state.assigned = true;
-    state.value = value;
+    const auto places = picked(statement.bracket, statement.target_range, index);
+    if (!places) return;
+    const auto [known, fresh] = state.values.emplace(*places, value);
+    if (!fresh)
+      return error(statement.target_range,
+                   fmt::format("`{}` is assigned twice", statement.target_range));
     if (value == kFaulty) return;
     const ast::Expr& e = expr_at(statement.value);
     if (!(node(value).type == tree_.operand_types[index])) {
@@ -630,17 +485,32 @@ class Checker {
                 ? fmt::format("`{}` is {} but the value is a comparison: use select", info.name,
                               wanted)
                 : fmt::format("`{}` is {} but the value is {}: write {} = {}(...)", info.name,
-                              wanted, spell(node(value).type), info.name, wanted));
-      state.value = kFaulty;
+                              wanted, spell(node(value).type), statement.target_range, wanted));
+      known->second = kFaulty;
       return;
     }
     if ((node(value).axes & ~operand_axes_[index]) != 0) {
-      error(e.range,
-            fmt::format("`{}` has {}, but the value has {}", info.name,
-                        list(axes_in(operand_axes_[index])), list(axes_in(node(value).axes))));
+      error(e.range, fmt::format("`{}` has {}, but the value has {}", info.name,
+                                 list_axes(values_.axes_in(operand_axes_[index])),
+                                 list_axes(values_.axes_in(node(value).axes))));
       return;
     }
-    tree_.stores.push_back({static_cast<int>(index), value});
+    tree_.stores.push_back({static_cast<int>(index), value, *places});
+  }
+
+  /// A place of the operand's fixed axes that nothing was assigned to, as it would be written.
+  std::optional<std::string> unassigned(std::size_t operand) const {
+    const std::vector<std::int64_t> extents = fixed_extents(operand);
+    std::vector<std::int64_t> places(extents.size(), 0);
+    for (;;) {
+      if (!states_[operand].values.contains(places))
+        return places.empty()
+                   ? tree_.operands[operand].name
+                   : fmt::format("{}[{}]", tree_.operands[operand].name, fmt::join(places, ", "));
+      std::size_t i = places.size();
+      while (i > 0 && ++places[i - 1] == extents[i - 1]) places[--i] = 0;
+      if (i == 0) return std::nullopt;
+    }
   }
 
   void check_use() {
@@ -650,8 +520,9 @@ class Checker {
       const std::string_view where = source_.operands[i].name;
       const bool written = info.role != OperandInfo::Role::in;
       any_written = any_written || written;
-      if (written && !states_[i].assigned)
-        error(where, fmt::format("`{}` is never assigned", info.name));
+      const auto missing = written ? unassigned(i) : std::nullopt;
+      if (missing)
+        error(where, fmt::format("`{}` is never assigned", *missing));
       else if (info.role == OperandInfo::Role::in && !states_[i].read)
         error(where, fmt::format("`{}` is never used", info.name));
       else if (info.role == OperandInfo::Role::inout && !states_[i].read)
@@ -667,25 +538,25 @@ class Checker {
   }
 
   const ast::Kernel& source_;
+  const Library& library_;
   Diagnostics& diagnostics_;
   Tree tree_;
+  Values values_;
   bool faulty_ = false;
   std::set<std::string_view> names_;  // of operands, scalars and locals
   std::vector<std::string_view> axis_names_;
-  std::vector<AxisSet> operand_axes_;
+  std::vector<AxisSet> operand_axes_;    // that each operand is iterated along
+  std::vector<std::uint32_t> gathered_;  // of each operand: dimensions that are only gathered along
   std::vector<OperandState> states_;
   std::vector<bool> scalar_read_;
   std::map<std::string_view, Local> locals_;
-  std::map<std::tuple<Op, DType, int, std::array<int, 3>, int, std::uint32_t,
-                      std::vector<std::int64_t>, AxisSet>,
-           int>
-      known_;
 };
 
 }  // namespace
 
-std::shared_ptr<const Tree> check_kernel(const ast::Kernel& kernel, Diagnostics& diagnostics) {
-  return Checker(kernel, diagnostics).run();
+std::shared_ptr<const Tree> check_kernel(const ast::Kernel& kernel, const Library& library,
+                                         Diagnostics& diagnostics) {
+  return Checker(kernel, library, diagnostics).run();
 }
 
 }  // namespace quern::dsl

@@ -7,6 +7,8 @@
 #include <llvm/Support/raw_ostream.h>
 
 #include <deque>
+#include <set>
+#include <utility>
 
 #include "runtime/base/error.h"
 
@@ -30,6 +32,7 @@ struct Diagnostics::Impl {
   std::string log, first;
   llvm::SourceMgr sources;
   int errors = 0;
+  std::set<std::pair<const char*, std::string>> reported;  // each fault once
 
   void add(std::string_view at, llvm::SourceMgr::DiagKind kind, const std::string& sentence) {
     const auto begin = llvm::SMLoc::getFromPointer(at.data());
@@ -58,7 +61,7 @@ std::string_view Diagnostics::add_file(std::string_view text, std::string_view f
 }
 
 void Diagnostics::error(std::string_view at, const std::string& sentence) {
-  if (full()) return;
+  if (full() || !impl_->reported.emplace(at.data(), sentence).second) return;
   ++impl_->errors;
   impl_->add(at, llvm::SourceMgr::DK_Error, sentence);
 }

@@ -18,8 +18,7 @@ constexpr std::string_view kSingles = "()[]{},;:=+-*/%<>!";
 
 class Lexer {
  public:
-  Lexer(Diagnostics& diagnostics, std::string_view text)
-      : diagnostics_(diagnostics), text_(text) {}
+  Lexer(Diagnostics& diagnostics, std::string_view text) : diagnostics_(diagnostics), text_(text) {}
 
   std::vector<Token> run() {
     while (skip_blank(), at_ < text_.size() && !diagnostics_.full()) next();

@@ -44,6 +44,7 @@ void Library::add(ast::File& file, const Includes& includes) {
       else if (!is_used(let.exprs, param))
         diagnostics_.error(param, fmt::format("`{}` is never used", param));
     }
+    check_names(let);
     for (const std::string_view axis : let.axes)
       if (!is_axis_used(let.exprs, axis))
         diagnostics_.error(axis, fmt::format("`{}` is never used", axis));
@@ -54,6 +55,18 @@ void Library::add(ast::File& file, const Includes& includes) {
     sources_.push_back(std::make_unique<ast::Reduction>(std::move(reduction)));
     define(*sources_.back());
   }
+}
+
+/// Values::name says the same of what is used; this also reaches what no kernel uses.
+void Library::check_names(const ast::Let& let) {
+  const auto has = [](const std::vector<std::string_view>& names, std::string_view name) {
+    return std::find(names.begin(), names.end(), name) != names.end();
+  };
+  for (const ast::Expr& e : let.exprs)
+    if (e.kind == ast::Expr::Kind::name && !has(let.params, e.text) && !has(let.axes, e.text) &&
+        !is_builtin(e.text))
+      diagnostics_.error(
+          e.text, fmt::format("a function is made of its parameters: there is no `{}`", e.text));
 }
 
 void Library::use(std::string_view name, const Includes& includes) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <map>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -30,6 +31,7 @@ class Library {
  private:
   void use(std::string_view name, const Includes& includes);
   bool claim(std::string_view name);
+  void check_names(const ast::Let& let);
   void define(const ast::Reduction& reduction);
 
   Diagnostics& diagnostics_;

@@ -264,7 +264,7 @@ class Parser {
     if (!now().is("-") && !now().is("!")) return primary(k);
     const std::string_view begin = take().text;
     if (now().is("-") || now().is("!"))
-      fault(now().text, "write one sign, or parentheses between two of them");
+      fault(now().text, "write one minus sign or '!', or parentheses between them");
     ast::Expr e;
     e.kind = ast::Expr::Kind::unary;
     e.text = begin;

@@ -12,8 +12,8 @@ enum class Op {
   constant,
   scalar,
   load,
-  index,   // i32: position along an axis
-  extent,  // i32: elements of an axis
+  index,      // i32: position along an axis
+  extent,     // i32: elements of an axis
   parameter,  // of a Combine
   cast,
   negate,
