@@ -4,6 +4,7 @@
 
 #include "compiler/dsl.h"
 #include "runtime/base/error.h"
+#include "runtime/base/file.h"
 #include "templates/embedded.h"
 #include "tests/support/support.h"
 
@@ -438,4 +439,18 @@ TEST_CASE("no damaged text is worse than a diagnostic") {
   }
   CHECK_GT(parsed, 0);
   CHECK_GT(refused, 1000);
+}
+
+TEST_CASE("every example on the language page compiles") {
+  const std::string page = read_file(std::string(QUERN_SOURCE_DIR) + "/compiler/README.md");
+  int kernels = 0;
+  for (std::size_t at = page.find("```qk\n"); at != page.npos; at = page.find("```qk\n", at + 1)) {
+    const std::size_t begin = at + 6;
+    const std::string text = page.substr(begin, page.find("```", begin) - begin);
+    CAPTURE(text);
+    std::size_t count = 0;
+    CHECK_NOTHROW(count = dsl::parse(text, "README.md").size());
+    kernels += static_cast<int>(count);
+  }
+  CHECK_GE(kernels, 11);
 }
