@@ -9,6 +9,7 @@
 #include <random>
 #include <span>
 
+#include "runtime/base/fp8.h"
 #include "runtime/base/half.h"
 
 namespace quern {
@@ -28,38 +29,6 @@ bool is_float(DType dtype) {
     default:
       return false;
   }
-}
-
-/// Value of an 8-bit float (OCP 8-bit Floating Point Specification, revision 1.0). E4M3 has no
-/// infinity and one NaN; E5M2 is the upper half of an f16.
-float fp8_to_f32(DType dtype, std::uint8_t bits) {
-  if (dtype == DType::e5m2) return f16_to_f32(static_cast<std::uint16_t>(bits << 8));
-  const int exponent = (bits >> 3) & 15, mantissa = bits & 7;
-  float magnitude = exponent == 0 ? std::ldexp(static_cast<float>(mantissa), -9)
-                                  : std::ldexp(static_cast<float>(8 + mantissa), exponent - 10);
-  if (exponent == 15 && mantissa == 7) magnitude = std::numeric_limits<float>::quiet_NaN();
-  return (bits & 0x80) ? -magnitude : magnitude;
-}
-
-/// The magnitudes of the finite values, which ascend with the bits.
-std::vector<float> fp8_magnitudes(DType dtype) {
-  std::vector<float> values(dtype == DType::e4m3 ? 127 : 124);
-  for (std::size_t i = 0; i < values.size(); ++i)
-    values[i] = fp8_to_f32(dtype, static_cast<std::uint8_t>(i));
-  return values;
-}
-
-/// The nearest finite 8-bit float; values out of range become the largest.
-std::uint8_t f32_to_fp8(DType dtype, float value) {
-  static const std::vector<float> e4m3 = fp8_magnitudes(DType::e4m3);
-  static const std::vector<float> e5m2 = fp8_magnitudes(DType::e5m2);
-  const std::vector<float>& table = dtype == DType::e4m3 ? e4m3 : e5m2;
-  const float magnitude = std::fabs(value);
-  auto at = static_cast<std::size_t>(std::lower_bound(table.begin(), table.end(), magnitude) -
-                                     table.begin());
-  at = std::min(at, table.size() - 1);
-  if (at > 0 && magnitude - table[at - 1] < table[at] - magnitude) --at;
-  return static_cast<std::uint8_t>(at | (std::signbit(value) ? 0x80u : 0u));
 }
 
 template <class T>
@@ -84,8 +53,10 @@ void store_float(DType dtype, std::byte* data, std::size_t i, float value) {
       return store(data, i, f32_to_f16(value));
     case DType::bf16:
       return store(data, i, f32_to_bf16(value));
+    case DType::e5m2:
+      return store(data, i, f32_to_e5m2(value));
     default:
-      return store(data, i, f32_to_fp8(dtype, value));
+      return store(data, i, f32_to_e4m3(value));
   }
 }
 
@@ -162,8 +133,9 @@ double element(DType dtype, const std::byte* data, std::size_t index) {
     case DType::bf16:
       return bf16_to_f32(fetch<std::uint16_t>(data, index));
     case DType::e4m3:
+      return e4m3_to_f32(fetch<std::uint8_t>(data, index));
     case DType::e5m2:
-      return fp8_to_f32(dtype, fetch<std::uint8_t>(data, index));
+      return e5m2_to_f32(fetch<std::uint8_t>(data, index));
     case DType::i64:
       return static_cast<double>(fetch<std::int64_t>(data, index));
     case DType::i32:

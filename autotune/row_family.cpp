@@ -33,14 +33,6 @@ bool may_vary(const std::string& axis) { return axis == "rows" || axis == "token
 
 }  // namespace
 
-dsl::Includes shipped_includes(const std::map<std::string, std::string, std::less<>>& files) {
-  return [&files](const std::string& name) -> std::optional<std::string> {
-    const auto found = files.find("row/" + name);
-    if (found == files.end()) return std::nullopt;
-    return found->second;
-  };
-}
-
 /// A problem's fields, checked against its kernel.
 struct RowFamily::Parsed {
   const dsl::Kernel* kernel = nullptr;
@@ -104,7 +96,7 @@ struct RowFamily::Parsed {
 };
 
 RowFamily::RowFamily(const std::map<std::string, std::string, std::less<>>& files) {
-  const dsl::Includes includes = shipped_includes(files);
+  const dsl::Includes includes = dsl::includes_from(files, "row");
   for (const auto& [path, text] : files) {
     if (!path.ends_with(".qk")) continue;
     for (dsl::Kernel& kernel : dsl::parse(text, path, includes)) {

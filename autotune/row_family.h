@@ -89,7 +89,4 @@ class RowFamily final : public Family {
   std::map<std::string, Entry, std::less<>> entries_;  // by the same names
 };
 
-/// Files that `use` names: row/NAME among `files`.
-dsl::Includes shipped_includes(const std::map<std::string, std::string, std::less<>>& files);
-
 }  // namespace quern

@@ -31,7 +31,7 @@ struct RowKernel::Impl {
   Impl(const Context& context, std::string_view text, RowKernelOptions given)
       : options(std::move(given)) {
     auto rows = std::make_unique<RowFamily>();
-    const dsl::Includes shipped = shipped_includes(embedded_templates());
+    const dsl::Includes shipped = dsl::includes_from(embedded_templates(), "row");
     const auto names = rows->add(text, "kernel.qk", [&](const std::string& file) {
       auto found = options.includes ? options.includes(file) : std::optional<std::string>();
       return found ? found : shipped(file);

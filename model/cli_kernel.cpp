@@ -113,7 +113,7 @@ dsl::Includes includes_of(const std::string& file, const HeaderMap& templates) {
     const auto beside = std::filesystem::path(file).parent_path() / used;
     std::error_code ignored;
     if (std::filesystem::is_regular_file(beside, ignored)) return read_file(beside);
-    return shipped_includes(templates)(used);
+    return dsl::includes_from(templates, "row")(used);
   };
 }
 
