@@ -45,6 +45,7 @@ class Proposals {
   }
   /// A row's threads make up a block of at least 128, and the row waits where there is room.
   void add_reducing(int threads_per_row, int vector, int cluster = 1, int rows_per_block = 0) {
+    if (threads_per_row < 1) return;
     int threads = rows_per_block > 0 ? threads_per_row * rows_per_block : threads_per_row;
     if (rows_per_block == 0)
       while (threads < 128 && cluster == 1) threads *= 2;
