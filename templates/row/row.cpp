@@ -8,7 +8,8 @@ namespace quern {
 namespace {
 
 constexpr int kMaxThreads = 1024;              // of a block
-constexpr std::int64_t kMaxInRegisters = 64;   // elements of a row that a thread can hold
+constexpr std::int64_t kMaxRegisters = 255;    // of a thread
+constexpr std::int64_t kRegistersEach = 4;     // per element of a row that a thread keeps
 constexpr std::int64_t kWarpRow = 1024;        // elements up to which a warp does for a row
 constexpr std::int64_t kClusterRow = 32768;    // elements from which one SM is too little for a row
 constexpr std::int64_t kMinClusterPart = 512;  // elements that are worth a block of a cluster
@@ -27,6 +28,20 @@ int threads_for(std::int64_t row, std::int64_t elements, int vector) {
   const std::int64_t wanted = divide_up(row, std::max<std::int64_t>(elements, vector));
   const auto threads = std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(wanted, 1)));
   return static_cast<int>(std::min<std::uint64_t>(threads, kMaxThreads));
+}
+
+/// Elements of a row that each thread has.
+std::int64_t share_of(const RowProblem& problem, int threads_per_row, int cluster, int vector) {
+  const std::int64_t step = std::int64_t{threads_per_row} * cluster * vector;
+  return divide_up(problem.row, step) * vector;
+}
+
+bool fits_registers(std::int64_t elements, int threads, const Arch& arch) {
+  // Up to three registers are kept for each element of the shipped kernels, and the first few
+  // elements have those beside them that addresses and reductions take.
+  const std::int64_t registers =
+      std::min<std::int64_t>(kMaxRegisters + 1, arch.registers_per_sm / threads);
+  return elements * kRegistersEach <= registers;
 }
 
 class Proposals {
@@ -49,12 +64,15 @@ class Proposals {
     int threads = rows_per_block > 0 ? threads_per_row * rows_per_block : threads_per_row;
     if (rows_per_block == 0)
       while (threads < 128 && cluster == 1) threads *= 2;
-    add(threads, threads_per_row, vector, roomiest(threads_per_row, vector, cluster), cluster);
+    if (threads > kMaxThreads) return;
+    add(threads, threads_per_row, vector, roomiest(threads, threads_per_row, vector, cluster),
+        cluster);
   }
-  std::string roomiest(int threads_per_row, int vector, int cluster) const {
-    const std::int64_t step = std::int64_t{threads_per_row} * cluster * vector;
-    if (divide_up(problem_.row, step) * vector <= kMaxInRegisters) return "registers";
-    const double bytes = static_cast<double>(divide_up(problem_.row, cluster)) * problem_.loaded_bytes;
+  std::string roomiest(int threads, int threads_per_row, int vector, int cluster) const {
+    if (fits_registers(share_of(problem_, threads_per_row, cluster, vector), threads, arch_))
+      return "registers";
+    const double rows = static_cast<double>(threads) / threads_per_row / cluster;
+    const double bytes = static_cast<double>(problem_.row) * rows * problem_.loaded_bytes;
     return bytes + 4096 <= arch_.smem_per_block_bytes ? "shared" : "none";
   }
   std::vector<RowConfig> take() { return std::move(configs_); }
@@ -90,7 +108,8 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
   int usual = threads_for(problem.row, few ? 8 : 16, first);
   if (problem.row <= kWarpRow && !(few && problem.row > 256)) usual = std::min(usual, 32);
   if (clusters && problem.row > kClusterRow)
-    for (const int cluster : {4, 8, 2}) out.add_reducing(cluster_threads(cluster), first, cluster);
+    for (const int cluster : {problem.row > 2 * kClusterRow ? 8 : 4, 8, 4, 2})
+      out.add_reducing(cluster_threads(cluster), first, cluster);
 
   for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
     for (const int vector : vectors) out.add_reducing(per_row, vector);
@@ -142,6 +161,11 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
     return fmt::format("rows of {} elements are no multiple of {} elements", problem.inner,
                        config.vector);
   if (!problem.reduces || problem.column) return std::nullopt;
+  const std::int64_t share = share_of(problem, std::max(1, config.threads_per_row),
+                                      std::max(1, config.cluster), std::max(1, config.vector));
+  if (config.keep == "registers" && !fits_registers(share, std::max(1, config.threads), arch))
+    return fmt::format("{} threads have too few registers to keep {} elements of a row each",
+                       config.threads, share);
   const std::int64_t accesses = divide_up(problem.row, std::max(1, config.vector));
   const std::int64_t sharing = std::int64_t{config.threads_per_row} * config.cluster;
   if (sharing > 32 && sharing >= 2 * accesses)
