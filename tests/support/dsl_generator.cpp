@@ -112,7 +112,7 @@ class Generator {
       while (extent > room) extent /= 2;
       extent = std::max(extent, 1);
       room = std::max(room / extent, 1);
-      if (random_.chance(1)) extent = 0;
+      if (random_.chance(1) && segment_ == 0) extent = 0;
       set_extent(axes_[static_cast<std::size_t>(i)], extent);
     }
   }
@@ -588,7 +588,7 @@ class Generator {
             "part", Kind::number, leading() | outer(),
             fmt::format("{}[{}]({})", random_.pick(kReductions), names_of(segment_), anchor(all_)));
     }
-    const int num_locals = random_.below(4);
+    const int num_locals = random_.below(3);
     for (int i = 0; i < num_locals; ++i) {
       std::vector<Axes> choices{all_, all_, leading()};
       if (segment_ != 0) choices.push_back(leading() | outer());
@@ -596,7 +596,7 @@ class Generator {
       const Kind kind = random_.chance(70)   ? Kind::number
                         : random_.chance(50) ? Kind::integer
                                              : Kind::condition;
-      const int depth = random_.between(1, 3);
+      const int depth = random_.chance(25) ? 3 : random_.between(1, 2);
       // Its axes are at most those allowed, which is what counts for its users.
       introduce(fmt::format("t{}", i), kind, allowed,
                 kind == Kind::number    ? number(allowed, depth)
