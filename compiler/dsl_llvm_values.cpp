@@ -109,7 +109,7 @@ Value* float_arithmetic(Builder& b, Op op, Value* x, Value* y) {
     case Op::cos:
       return cos(b, x);
     case Op::sigmoid:
-      return b.CreateFDiv(one(b), b.CreateFAdd(one(b), exp(b, b.CreateFNeg(x))));
+      return sigmoid(b, x);
     case Op::floor:
       return b.CreateUnaryIntrinsic(intrinsic::floor, x);
     case Op::ceil:
