@@ -702,8 +702,11 @@ Program generate_program(std::uint64_t seed) {
 }
 
 Case prepare(const Program& program, std::uint64_t seed) {
-  const std::vector<dsl::Kernel> kernels = dsl::parse(program.text, "generated.qk");
-  Case out{kernels.at(0), {program.dtypes, {}}, {}, {}, {}};
+  return prepare(program, dsl::parse(program.text, "generated.qk").at(0), seed);
+}
+
+Case prepare(const Program& program, const dsl::Kernel& kernel, std::uint64_t seed) {
+  Case out{kernel, {program.dtypes, {}}, {}, {}, {}};
   for (const std::string& axis : program.bound_axes)
     out.binding.extents[axis] = program.extents.at(axis);
   for (const dsl::ScalarInfo& scalar : out.kernel.scalars())

@@ -31,6 +31,8 @@ struct Case {
   std::vector<Tensor> operands;
 };
 Case prepare(const Program& program, std::uint64_t seed);
+/// The same of a kernel that has been parsed already; the program's text does not matter.
+Case prepare(const Program& program, const dsl::Kernel& kernel, std::uint64_t seed);
 
 /// The text with a few faults: tokens deleted, doubled and swapped, bytes changed, the end cut off.
 std::string damage(const std::string& text, std::uint64_t seed);

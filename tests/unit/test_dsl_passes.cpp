@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "compiler/dsl_passes.h"
+#include "tests/support/dsl_generator.h"
 #include "tests/support/support.h"
 
 using namespace quern;
@@ -149,5 +150,15 @@ TEST_CASE("segments that an earlier pass has reduced are kept with Reuse::all al
     REQUIRE_EQ(plan.passes.size(), 2);
     CHECK_EQ(plan.passes[0].walks.size(), 2);
     CHECK_EQ(plan.passes[1].walks.size(), reuse == Reuse::all ? 1 : 2);
+  }
+}
+
+TEST_CASE("plans of generated kernels compute everything before it is used") {
+  for (std::uint64_t seed = 1; seed <= 500; ++seed) {
+    const std::string text = test::generate_program(seed).text;
+    CAPTURE(text);
+    const Kernel generated = kernel(text);
+    for (const Reuse reuse : {Reuse::none, Reuse::loads, Reuse::all})
+      check_order(generated.tree(), plan_passes(generated.tree(), reuse), reuse);
   }
 }
