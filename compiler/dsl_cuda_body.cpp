@@ -10,6 +10,9 @@ std::string zero(DType dtype) {
     case DType::f32:
       return "0.0f";
     case DType::i32:
+    case DType::i8:
+    case DType::u8:
+    case DType::i4:
       return "0";
     default:
       return type_name(dtype) + "()";

@@ -107,6 +107,7 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
   Names names;
   Helpers helpers;
   Text text;
+  const std::string function = names.take(lower_case(fragment.name)), args = fragment.name + "Args";
   CudaIndices indices(tree, binding, names);
   indices.make_wide();
   indices.add(tree.leading(), "row");
@@ -118,7 +119,6 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
   body.set_count("count");
   body.set_vector(2, "N");  // a number that stands for several
 
-  const std::string function = lower_case(fragment.name), args = fragment.name + "Args";
   const std::string indent(std::string("__device__ inline void (").size() + function.size(), ' ');
   std::string signature = fmt::format(
       "template <int N>\n__device__ inline void {}(const {}& args, long long row, long long col,\n"
