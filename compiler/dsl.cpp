@@ -57,6 +57,15 @@ DType resolve(const Tree& tree, const Type& type, const Binding& binding) {
   return found->second;
 }
 
+Includes includes_from(const std::map<std::string, std::string, std::less<>>& files,
+                       const std::string& folder) {
+  return [&files, folder](const std::string& name) -> std::optional<std::string> {
+    const auto found = files.find(folder + "/" + name);
+    if (found == files.end()) return std::nullopt;
+    return found->second;
+  };
+}
+
 std::vector<Kernel> parse(std::string_view text, std::string_view file_name,
                           const Includes& includes) {
   // Used files count as well, so that no chain of them is endless.

@@ -65,6 +65,11 @@ class Kernel {
 /// name in a parse.
 using Includes = std::function<std::optional<std::string>(const std::string& name)>;
 
+/// Finds NAME as FOLDER/NAME among `files`, which must outlive the result (those that Quern ships:
+/// embedded_templates() and "row").
+Includes includes_from(const std::map<std::string, std::string, std::less<>>& files,
+                       const std::string& folder);
+
 /// Parses and checks one file and the functions of those that it uses. Throws CompileError (exit
 /// code 2) whose log() is every diagnostic rendered by llvm::SourceMgr: file, line, caret and a
 /// sentence in the user's terms. A file of functions alone has no kernels.

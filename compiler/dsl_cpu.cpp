@@ -101,7 +101,7 @@ struct CpuKernel::Impl {
   std::unique_ptr<orc::LLJIT> jit;
   void (*run)(void* const*, const double*, const std::int64_t*) = nullptr;
 
-  /// Elements of every operand can be counted without overflow.
+  /// Elements of every operand can be counted without overflow, and i4 comes in pairs.
   void check_extents(std::span<const std::int64_t> extents) const {
     const auto& axes = kernel.axes();
     for (std::size_t i = 0; i < axes.size(); ++i) {
@@ -125,6 +125,15 @@ struct CpuKernel::Impl {
                                        kernel.operands()[i].name, kernel.name()));
         count *= extent;
       }
+      if (tree.operands[i].dtype != DType::i4) continue;
+      const Dimension& last = tree.layouts[i].back();
+      const std::int64_t extent =
+          last.axis < 0 ? last.extent : extents[static_cast<std::size_t>(last.axis)];
+      if (extent % 2 != 0)
+        throw InputError(
+            fmt::format("the last axis of operand {} of kernel {} has {} elements; i4 "
+                        "needs an even number",
+                        tree.operands[i].name, kernel.name(), extent));
     }
   }
 };

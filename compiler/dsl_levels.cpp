@@ -64,10 +64,11 @@ class Planner {
       const AxisSet reduced = tree_.nodes[at(n)].reduced;
       if (reduced != tree_.walked && (reduced & innermost())) tree_.segment = reduced;
     }
-    if (tree_.segment == 0 && tree_.reduces)
+    if (tree_.segment == 0 && tree_.reduces && is_trailing(tree_.walked))
       for (const Store& store : tree_.stores)
-        if (const AxisSet set = written(store); set != 0 && set != tree_.walked)
-          tree_.segment = tree_.walked & ~set;
+        if (const AxisSet rest = tree_.walked & ~written(store);
+            rest != tree_.walked && is_trailing(rest))
+          tree_.segment = rest;
     if (tree_.segment == 0 || (is_trailing(tree_.walked) && is_trailing(tree_.segment)))
       return true;
     const AxisSet outer = tree_.walked & ~tree_.segment;

@@ -4,9 +4,11 @@
 #include <llvm/IR/Intrinsics.h>
 #include <llvm/IR/Module.h>
 
+#include <algorithm>
 #include <functional>
-#include <limits>
 
+#include "compiler/dsl_llvm_casts.h"
+#include "compiler/dsl_llvm_values.h"
 #include "compiler/dsl_passes.h"
 
 namespace quern::dsl {
@@ -19,7 +21,7 @@ class ModuleBuilder {
   ModuleBuilder(const Tree& tree, const Binding& binding, llvm::LLVMContext& context)
       : tree_(tree),
         binding_(binding),
-        passes_(plan_passes(tree, /*keep=*/false)),
+        passes_(plan_passes(tree, Reuse::none)),
         module_(std::make_unique<llvm::Module>(tree.name, context)),
         b_(context),
         f32_(b_.getFloatTy()),
@@ -31,43 +33,31 @@ class ModuleBuilder {
     entry_ = llvm::BasicBlock::Create(b_.getContext(), "entry", kernel);
     b_.SetInsertPoint(entry_);
     values_.resize(tree_.nodes.size());
-    over_leading_axes(0);
+    indices_.resize(tree_.axes.size());
+    accumulators_.resize(tree_.nodes.size());
+    over_axes(tree_.leading(), [&] { row(); });
     b_.CreateRetVoid();
     run_function(kernel);
     return std::move(module_);
   }
 
  private:
+  /// Of one reduction. `position` is that of argmin and argmax, -1 as long as nothing was found.
+  struct Accumulator {
+    llvm::AllocaInst *value = nullptr, *position = nullptr;
+  };
+
   static std::size_t at(int number) { return static_cast<std::size_t>(number); }
   const Node& node(int number) const { return tree_.nodes[at(number)]; }
-  DType dtype_of(const Type& type) const {
-    return type.dtype == DType::boolean ? type.dtype : resolve(tree_, type, binding_);
-  }
-
-  llvm::Type* storage(DType dtype) {
-    switch (dtype) {
-      case DType::f16:
-      case DType::bf16:
-        return b_.getInt16Ty();
-      case DType::i32:
-        return i32_;
-      case DType::i8:
-      case DType::u8:
-        return b_.getInt8Ty();
-      default:
-        return f32_;
-    }
-  }
+  DType dtype_of(const Type& type) const { return resolve(tree_, type, binding_); }
+  DType dtype_of_operand(int operand) const { return dtype_of(tree_.operand_types[at(operand)]); }
 
   Value* f32(double value) { return llvm::ConstantFP::get(f32_, value); }
-  Value* u32(std::uint32_t value) { return b_.getInt32(value); }
   Value* i64(std::int64_t value) { return b_.getInt64(static_cast<std::uint64_t>(value)); }
-  Value* bits(Value* v) { return b_.CreateBitCast(v, i32_); }
-  Value* as_f32(Value* v) { return b_.CreateBitCast(v, f32_); }
 
   llvm::Function* kernel_function() {
     std::vector<llvm::Type*> types(tree_.operands.size(), b_.getPtrTy());
-    for (const ScalarInfo& scalar : tree_.scalars) types.push_back(storage(scalar.dtype));
+    for (const ScalarInfo& scalar : tree_.scalars) types.push_back(ir::type_of(b_, scalar.dtype));
     types.insert(types.end(), tree_.axes.size(), i64_);
     auto* function =
         llvm::Function::Create(llvm::FunctionType::get(b_.getVoidTy(), types, false),
@@ -139,311 +129,284 @@ class ModuleBuilder {
     b_.SetInsertPoint(after);
   }
 
-  void over_leading_axes(int axis) {
-    if (axis == tree_.last_axis()) return row();
+  /// Nested loops over a set of axes, the outermost axis outermost.
+  void over_axes(AxisSet set, const std::function<void()>& body, int axis = 0) {
+    if ((set >> axis) == 0) return body();
+    if (((set >> axis) & 1u) == 0) return over_axes(set, body, axis + 1);
     loop(extents_[at(axis)], tree_.axes[at(axis)], [&](Value* index) {
       indices_[at(axis)] = index;
-      over_leading_axes(axis + 1);
+      over_axes(set, body, axis + 1);
     });
   }
 
   void row() {
     for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
       const Pass& pass = passes_.passes[p];
-      for (const int n : pass.row_nodes) values_[at(n)] = compute(n, nullptr);
+      for (const int n : pass.row_nodes) values_[at(n)] = compute(n);
       const bool last = p + 1 == passes_.passes.size();
-      if (!pass.column_nodes.empty() || last) walk(pass, last);
+      const std::vector<int>& folded = pass.walks.back().reductions;
+      for_each_at(folded, Level::row, [&](int n) { begin(n); });
+      if (!folded.empty() || (last && (stores_at(Level::segment) || stores_at(Level::element))))
+        over_axes(tree_.walked & ~walked_at_once(), [&] { segment(pass, last); });
+      for_each_at(folded, Level::row, [&](int n) { values_[at(n)] = result(n); });
     }
-    for (const Store& store : tree_.stores)
-      if (!spans_last(store.operand)) write(store, nullptr);
+    write_all(Level::row);
   }
 
-  void walk(const Pass& pass, bool last) {
-    std::vector<llvm::AllocaInst*> accumulators;
-    for (const int n : pass.reductions) {
-      llvm::IRBuilder<> at_entry(entry_, entry_->begin());
-      accumulators.push_back(at_entry.CreateAlloca(f32_));
-      b_.CreateStore(identity(node(n).op), accumulators.back());
-    }
-    const bool writes =
-        last && std::any_of(tree_.stores.begin(), tree_.stores.end(),
-                            [&](const Store& store) { return spans_last(store.operand); });
-    if (writes || !pass.reductions.empty())
-      loop(extents_.back(), tree_.axes.back(), [&](Value* column) {
-        for (const int n : pass.column_nodes) values_[at(n)] = compute(n, column);
-        for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
-          const Node& reduction = node(pass.reductions[r]);
-          b_.CreateStore(fold(reduction.op, b_.CreateLoad(f32_, accumulators[r]),
-                              values_[at(reduction.args[0])]),
-                         accumulators[r]);
-        }
-        if (last)
-          for (const Store& store : tree_.stores)
-            if (spans_last(store.operand)) write(store, column);
-      });
-    for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
-      Value* total = b_.CreateLoad(f32_, accumulators[r]);
-      if (node(pass.reductions[r]).op == Op::reduce_mean)
-        total = b_.CreateFDiv(total, b_.CreateSIToFP(extents_.back(), f32_));
-      values_[at(pass.reductions[r])] = total;
+  /// The axes of a walk.
+  AxisSet walked_at_once() const { return tree_.segment ? tree_.segment : tree_.walked; }
+
+  void segment(const Pass& pass, bool last_pass) {
+    for (const Walk& step : pass.walks) {
+      const bool last = last_pass && &step == &pass.walks.back();
+      for (const int n : step.segment_nodes) values_[at(n)] = compute(n);
+      for_each_at(step.reductions, Level::segment, [&](int n) { begin(n); });
+      walk(step, last);
+      for_each_at(step.reductions, Level::segment, [&](int n) { values_[at(n)] = result(n); });
+      for (const int n : step.reductions)
+        if (folds_segments(n)) fold(n);
+      if (last) write_all(Level::segment);
     }
   }
 
-  Value* identity(Op op) {
-    constexpr double infinity = std::numeric_limits<double>::infinity();
-    return f32(op == Op::reduce_max ? -infinity : op == Op::reduce_min ? infinity : 0.0);
+  void walk(const Walk& step, bool last) {
+    const bool folds = std::any_of(step.reductions.begin(), step.reductions.end(),
+                                   [&](int n) { return !folds_segments(n); });
+    if (!folds && !(last && stores_at(Level::element))) return;
+    over_axes(walked_at_once(), [&] {
+      for (const int n : step.element_nodes) values_[at(n)] = compute(n);
+      for (const int n : step.reductions)
+        if (!folds_segments(n)) fold(n);
+      if (last) write_all(Level::element);
+    });
   }
 
-  Value* fold(Op op, Value* total, Value* value) {
-    if (op == Op::reduce_max) return b_.CreateMaxNum(total, value);
-    if (op == Op::reduce_min) return b_.CreateMinNum(total, value);
-    llvm::IRBuilder<>::FastMathFlagGuard guard(b_);
-    llvm::FastMathFlags flags;
-    flags.setAllowReassoc();  // lets the sum be vectorised
-    b_.setFastMathFlags(flags);
-    return b_.CreateFAdd(total, value);
+  // Reductions.
+
+  template <class Action>
+  void for_each_at(const std::vector<int>& reductions, Level level, Action action) {
+    for (const int n : reductions)
+      if (tree_.level(n) == level) action(n);
+  }
+
+  /// Folds a value of each segment, not of each element.
+  bool folds_segments(int n) const {
+    return tree_.segment != 0 && (node(n).reduced & tree_.segment) == 0;
+  }
+
+  static bool finds_position(Op op) { return op == Op::reduce_argmin || op == Op::reduce_argmax; }
+
+  void begin(int n) {
+    const Node& reduction = node(n);
+    Accumulator& accumulator = accumulators_[at(n)];
+    Builder at_entry(entry_, entry_->begin());
+    accumulator.value = at_entry.CreateAlloca(f32_);
+    const double first = reduction.op == Op::reduce_custom
+                             ? tree_.combines[at(reduction.index)].identity
+                             : ir::identity(reduction.op);
+    b_.CreateStore(f32(first), accumulator.value);
+    if (!finds_position(reduction.op)) return;
+    accumulator.position = at_entry.CreateAlloca(i32_);
+    b_.CreateStore(b_.getInt32(~0u), accumulator.position);
+  }
+
+  void fold(int n) {
+    const Node& reduction = node(n);
+    const Accumulator& accumulator = accumulators_[at(n)];
+    Value* total = b_.CreateLoad(f32_, accumulator.value);
+    Value* value = values_[at(reduction.args[0])];
+    if (finds_position(reduction.op)) {
+      Value* position = b_.CreateLoad(i32_, accumulator.position);
+      Value* is_first =
+          b_.CreateAnd(b_.CreateICmpSLT(position, b_.getInt32(0)), b_.CreateFCmpORD(value, value));
+      Value* is_better = reduction.op == Op::reduce_argmax ? b_.CreateFCmpOGT(value, total)
+                                                           : b_.CreateFCmpOLT(value, total);
+      Value* is_taken = b_.CreateOr(is_first, is_better);
+      b_.CreateStore(b_.CreateSelect(is_taken, value, total), accumulator.value);
+      b_.CreateStore(b_.CreateSelect(is_taken, position_in(reduction.reduced), position),
+                     accumulator.position);
+      return;
+    }
+    b_.CreateStore(reduction.op == Op::reduce_custom
+                       ? combine(tree_.combines[at(reduction.index)], total, value)
+                       : ir::fold(b_, reduction.op, total, value),
+                   accumulator.value);
+  }
+
+  Value* result(int n) {
+    const Node& reduction = node(n);
+    const Accumulator& accumulator = accumulators_[at(n)];
+    if (finds_position(reduction.op))
+      return b_.CreateBinaryIntrinsic(llvm::Intrinsic::smax,
+                                      b_.CreateLoad(i32_, accumulator.position), b_.getInt32(0));
+    Value* total = b_.CreateLoad(f32_, accumulator.value);
+    if (reduction.op != Op::reduce_mean) return total;
+    Value* count = i64(1);
+    for (std::size_t axis = 0; axis < extents_.size(); ++axis)
+      if ((reduction.reduced >> axis) & 1u) count = b_.CreateMul(count, extents_[axis]);
+    return b_.CreateFDiv(total, b_.CreateSIToFP(count, f32_));
+  }
+
+  /// Row-major over some of the axes.
+  Value* position_in(AxisSet axes) {
+    Value* position = i64(0);
+    for (std::size_t axis = 0; axis < extents_.size(); ++axis)
+      if ((axes >> axis) & 1u)
+        position = b_.CreateAdd(b_.CreateMul(position, extents_[axis]), indices_[axis]);
+    return b_.CreateTrunc(position, i32_);
+  }
+
+  Value* combine(const Combine& custom, Value* left, Value* right) {
+    std::vector<Value*> values;
+    for (const Node& n : custom.nodes) {
+      const bool is_result = static_cast<int>(values.size()) == custom.result;
+      Builder::FastMathFlagGuard guard(b_);
+      if (is_result && (n.op == Op::add || n.op == Op::multiply)) {
+        llvm::FastMathFlags flags;
+        flags.setAllowReassoc();  // lets it be vectorised, as a sum
+        b_.setFastMathFlags(flags);
+      }
+      values.push_back(n.op == Op::parameter ? (n.index == 0 ? left : right)
+                                             : compute(n, custom.nodes, values));
+    }
+    return values[at(custom.result)];
   }
 
   // Memory.
 
-  bool spans_last(int operand) const {
-    for (const Dimension& dimension : tree_.layouts[at(operand)])
-      if (dimension.axis == tree_.last_axis()) return true;
-    return false;
-  }
+  /// An element's place: `pointer` to it, or for i4 to the byte, in whose bits from `shift` on it
+  /// lies.
+  struct Place {
+    Value *pointer, *shift = nullptr;
+  };
 
-  Value* address(int operand, const std::vector<std::int64_t>& picked, Value* column) {
+  /// `indices`: one of each dimension, from outside to inside.
+  Place place(int operand, const std::vector<Value*>& indices) {
     Value* offset = i64(0);
-    std::size_t num_picked = 0;
-    for (const Dimension& dimension : tree_.layouts[at(operand)]) {
-      Value* extent;
-      Value* index;
-      if (dimension.axis < 0) {
-        extent = i64(dimension.extent);
-        index = i64(picked[num_picked++]);
-      } else {
-        extent = extents_[at(dimension.axis)];
-        index = dimension.axis == tree_.last_axis() ? column : indices_[at(dimension.axis)];
-      }
-      offset = b_.CreateAdd(b_.CreateMul(offset, extent, "", true, true), index, "", true, true);
-    }
-    return b_.CreateInBoundsGEP(storage(dtype_of(tree_.operand_types[at(operand)])),
-                                pointers_[at(operand)], offset);
+    std::size_t number = 0;
+    for (const Dimension& dimension : tree_.layouts[at(operand)])
+      offset = b_.CreateAdd(b_.CreateMul(offset, extent_of(dimension), "", true, true),
+                            indices[number++], "", true, true);
+    const DType dtype = dtype_of_operand(operand);
+    if (dtype != DType::i4)
+      return {b_.CreateInBoundsGEP(ir::type_of(b_, dtype), pointers_[at(operand)], offset)};
+    Value* odd = b_.CreateAnd(b_.CreateTrunc(offset, b_.getInt8Ty()), b_.getInt8(1));
+    return {b_.CreateInBoundsGEP(b_.getInt8Ty(), pointers_[at(operand)], b_.CreateLShr(offset, 1)),
+            b_.CreateShl(odd, 2)};
   }
 
-  void write(const Store& store, Value* column) {
-    b_.CreateStore(values_[at(store.value)], address(store.operand, {}, column));
+  Value* extent_of(const Dimension& dimension) {
+    return dimension.axis < 0 ? i64(dimension.extent) : extents_[at(dimension.axis)];
+  }
+
+  Value* load(const Node& n) {
+    std::vector<Value*> indices;
+    Value* is_inside = nullptr;  // of all axes that are gathered from
+    std::size_t num_picked = 0, num_args = 0, number = 0;
+    for (const Dimension& dimension : tree_.layouts[at(n.index)]) {
+      if ((n.gathered >> number++) & 1u) {
+        Value* index = b_.CreateSExt(values_[at(n.args[num_args++])], i64_);
+        Value* is_below = b_.CreateICmpULT(index, extent_of(dimension));
+        is_inside = is_inside ? b_.CreateAnd(is_inside, is_below) : is_below;
+        indices.push_back(index);
+      } else {
+        indices.push_back(dimension.axis < 0 ? i64(n.picked[num_picked++])
+                                             : indices_[at(dimension.axis)]);
+      }
+    }
+    if (is_inside)  // keeps the arithmetic of the address within bounds
+      for (std::size_t d = 0; d < indices.size(); ++d)
+        if ((n.gathered >> d) & 1u) indices[d] = b_.CreateSelect(is_inside, indices[d], i64(0));
+    Place from = place(n.index, indices);
+    // What lies outside is read from a zero: a branch would keep the loop from being vectorised.
+    if (is_inside) from.pointer = b_.CreateSelect(is_inside, from.pointer, zero());
+    Value* value = b_.CreateLoad(ir::type_of(b_, dtype_of_operand(n.index)), from.pointer, n.name);
+    if (!from.shift) return value;
+    value = b_.CreateShl(value, b_.CreateSub(b_.getInt8(4), from.shift));
+    return b_.CreateAShr(value, 4);
+  }
+
+  /// Memory that holds a zero of any dtype.
+  Value* zero() {
+    constexpr const char* name = "quern.zero";
+    if (llvm::GlobalVariable* known = module_->getNamedGlobal(name)) return known;
+    return new llvm::GlobalVariable(*module_, i64_, /*isConstant=*/true,
+                                    llvm::GlobalValue::PrivateLinkage, b_.getInt64(0), name);
+  }
+
+  /// How often a store is done: a value that only segments know is written once for each.
+  Level level(const Store& store) const {
+    return std::max(tree_.store_level(store), tree_.level(store.value));
+  }
+  bool stores_at(Level wanted) const {
+    return std::any_of(tree_.stores.begin(), tree_.stores.end(),
+                       [&](const Store& store) { return level(store) == wanted; });
+  }
+  void write_all(Level wanted) {
+    for (const Store& store : tree_.stores)
+      if (level(store) == wanted) write(store);
+  }
+
+  void write(const Store& store) {
+    std::vector<Value*> indices;
+    std::size_t num_picked = 0;
+    for (const Dimension& dimension : tree_.layouts[at(store.operand)])
+      indices.push_back(dimension.axis < 0 ? i64(store.picked[num_picked++])
+                                           : indices_[at(dimension.axis)]);
+    const Place to = place(store.operand, indices);
+    Value* value = values_[at(store.value)];
+    if (to.shift) {  // the other half of the byte stays
+      Value* byte = b_.CreateLoad(b_.getInt8Ty(), to.pointer);
+      Value* mask = b_.CreateShl(b_.getInt8(0xf), to.shift);
+      value = b_.CreateShl(b_.CreateAnd(value, b_.getInt8(0xf)), to.shift);
+      value = b_.CreateOr(b_.CreateAnd(byte, b_.CreateNot(mask)), value);
+    }
+    b_.CreateStore(value, to.pointer);
   }
 
   // Values.
 
-  Value* arg(const Node& n, std::size_t i) { return values_[at(n.args[i])]; }
+  Value* compute(int number) { return compute(node(number), tree_.nodes, values_); }
 
-  Value* compute(int number, Value* column) {
-    const Node& n = node(number);
+  Value* compute(const Node& n, const std::vector<Node>& nodes, const std::vector<Value*>& values) {
     switch (n.op) {
       case Op::constant:
-        return f32(static_cast<double>(n.value));
+        return n.type.dtype == DType::i32
+                   ? static_cast<Value*>(b_.getInt32(
+                         static_cast<std::uint32_t>(static_cast<std::int64_t>(n.value))))
+                   : f32(n.value);
       case Op::scalar:
         return scalars_[at(n.index)];
       case Op::load:
-        return b_.CreateLoad(storage(dtype_of(n.type)), address(n.index, n.picked, column), n.name);
+        return load(n);
+      case Op::index:
+        return b_.CreateTrunc(indices_[at(n.index)], i32_);
+      case Op::extent:
+        return b_.CreateTrunc(extents_[at(n.index)], i32_);
       case Op::cast:
-        return cast(arg(n, 0), dtype_of(node(n.args[0]).type), dtype_of(n.type));
-      case Op::negate:
-        return b_.CreateFNeg(arg(n, 0));
-      case Op::abs:
-        return b_.CreateUnaryIntrinsic(llvm::Intrinsic::fabs, arg(n, 0));
-      case Op::sqrt:
-        return b_.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, arg(n, 0));
-      case Op::rsqrt:
-        return b_.CreateFDiv(f32(1), b_.CreateUnaryIntrinsic(llvm::Intrinsic::sqrt, arg(n, 0)));
-      case Op::exp:
-        return exp(arg(n, 0));
-      case Op::log:
-        return math_call("logf", arg(n, 0));
-      case Op::tanh:
-        return math_call("tanhf", arg(n, 0));
-      case Op::erf:
-        return math_call("erff", arg(n, 0));
-      case Op::sin:
-        return math_call("sinf", arg(n, 0));
-      case Op::cos:
-        return math_call("cosf", arg(n, 0));
-      case Op::sigmoid:
-        return b_.CreateFDiv(f32(1), b_.CreateFAdd(f32(1), exp(b_.CreateFNeg(arg(n, 0)))));
-      case Op::add:
-        return b_.CreateFAdd(arg(n, 0), arg(n, 1));
-      case Op::subtract:
-        return b_.CreateFSub(arg(n, 0), arg(n, 1));
-      case Op::multiply:
-        return b_.CreateFMul(arg(n, 0), arg(n, 1));
-      case Op::divide:
-        return b_.CreateFDiv(arg(n, 0), arg(n, 1));
-      case Op::min:
-        return b_.CreateMinNum(arg(n, 0), arg(n, 1));
-      case Op::max:
-        return b_.CreateMaxNum(arg(n, 0), arg(n, 1));
-      case Op::less:
-        return b_.CreateFCmpOLT(arg(n, 0), arg(n, 1));
-      case Op::less_equal:
-        return b_.CreateFCmpOLE(arg(n, 0), arg(n, 1));
-      case Op::greater:
-        return b_.CreateFCmpOGT(arg(n, 0), arg(n, 1));
-      case Op::greater_equal:
-        return b_.CreateFCmpOGE(arg(n, 0), arg(n, 1));
-      case Op::equal:
-        return b_.CreateFCmpOEQ(arg(n, 0), arg(n, 1));
-      case Op::not_equal:
-        return b_.CreateFCmpUNE(arg(n, 0), arg(n, 1));
-      case Op::select:
-        return b_.CreateSelect(arg(n, 0), arg(n, 1), arg(n, 2));
-      case Op::reduce_sum:
-      case Op::reduce_mean:
-      case Op::reduce_min:
-      case Op::reduce_max:
-        break;  // folded by walk()
-    }
-    return nullptr;
-  }
-
-  Value* math_call(const char* function, Value* x) {
-    const llvm::FunctionCallee callee = module_->getOrInsertFunction(function, f32_, f32_);
-    llvm::CallInst* call = b_.CreateCall(callee, {x});
-    call->setDoesNotAccessMemory();
-    call->setDoesNotThrow();
-    return call;
-  }
-
-  /// exp by range reduction, e^x = 2^n e^r with |r| <= ln(2)/2, and the polynomial of Cephes' expf;
-  /// within 2 ulp of the true value. Unlike a call of libm it can be vectorised.
-  Value* exp(Value* x) {
-    // Past these the result is 0 or infinity; NaN is put back at the end.
-    Value* clamped = b_.CreateMinNum(b_.CreateMaxNum(x, f32(-104)), f32(89));
-    constexpr double magic =
-        12582912;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
-    Value* shifted = b_.CreateFAdd(b_.CreateFMul(clamped, f32(1.44269504088896341)), f32(magic));
-    Value* n = b_.CreateSub(bits(shifted), u32(0x4b400000u));
-    Value* whole = b_.CreateFSub(shifted, f32(magic));
-    // ln 2 in two parts, so that n times the first is exact.
-    Value* r = b_.CreateFSub(clamped, b_.CreateFMul(whole, f32(0.693359375)));
-    r = b_.CreateFSub(r, b_.CreateFMul(whole, f32(-2.12194440e-4)));
-    Value* p = f32(1.9875691500e-4);
-    for (const double c :
-         {1.3981999507e-3, 8.3334519073e-3, 4.1665795894e-2, 1.6666665459e-1, 5.0000001201e-1})
-      p = b_.CreateFAdd(b_.CreateFMul(p, r), f32(c));
-    Value* y = b_.CreateFAdd(b_.CreateFAdd(b_.CreateFMul(p, b_.CreateFMul(r, r)), r), f32(1));
-    // 2^n in two factors: n reaches from -150 to 128, beyond what one exponent field holds.
-    Value* half = b_.CreateAShr(n, u32(1));
-    const auto power = [&](Value* exponent) {
-      return as_f32(b_.CreateShl(b_.CreateAdd(exponent, u32(127)), u32(23)));
-    };
-    y = b_.CreateFMul(b_.CreateFMul(y, power(half)), power(b_.CreateSub(n, half)));
-    return b_.CreateSelect(b_.CreateFCmpUNO(x, x), x, y);
-  }
-
-  // Conversions; runtime/base/half.h does the same on scalars.
-
-  Value* cast(Value* v, DType from, DType to) {
-    if (from == to) return v;
-    const auto integer = [](DType dtype) {
-      return dtype == DType::i32 || dtype == DType::i8 || dtype == DType::u8;
-    };
-    if (integer(from) && integer(to)) return integer_cast(v, from, to);
-    return from_f32(to_f32(v, from), to);
-  }
-
-  Value* widen(Value* v, DType from) {
-    return from == DType::u8 ? b_.CreateZExt(v, i32_) : b_.CreateSExtOrTrunc(v, i32_);
-  }
-
-  Value* integer_cast(Value* v, DType from, DType to) {
-    v = widen(v, from);
-    if (to == DType::i32) return v;
-    const auto clamp = [&](int low, int high) {
-      v = b_.CreateBinaryIntrinsic(llvm::Intrinsic::smax, v, u32(static_cast<std::uint32_t>(low)));
-      v = b_.CreateBinaryIntrinsic(llvm::Intrinsic::smin, v, u32(static_cast<std::uint32_t>(high)));
-    };
-    if (to == DType::i8)
-      clamp(-128, 127);
-    else
-      clamp(0, 255);
-    return b_.CreateTrunc(v, b_.getInt8Ty());
-  }
-
-  Value* to_f32(Value* v, DType from) {
-    switch (from) {
-      case DType::bf16:
-        return as_f32(b_.CreateShl(b_.CreateZExt(v, i32_), u32(16)));
-      case DType::f16: {
-        Value* wide = b_.CreateZExt(v, i32_);
-        Value* sign = b_.CreateShl(b_.CreateAnd(wide, u32(0x8000)), u32(16));
-        Value* magnitude = b_.CreateShl(b_.CreateAnd(wide, u32(0x7fff)), u32(13));
-        // Multiplying by 2^112 moves the exponent's bias; it is exact, for subnormals too.
-        Value* finite =
-            bits(b_.CreateFMul(as_f32(magnitude), f32(5192296858534827628530496329220096.0)));
-        Value* special = b_.CreateOr(magnitude, u32(0x7f800000u));
-        Value* is_special = b_.CreateICmpUGE(magnitude, u32(0x7c00u << 13));
-        return as_f32(b_.CreateOr(b_.CreateSelect(is_special, special, finite), sign));
+        return ir::cast(b_, values[at(n.args[0])], dtype_of(nodes[at(n.args[0])].type),
+                        dtype_of(n.type));
+      default: {
+        ir::Arguments args{};
+        for (std::size_t i = 0; i < args.size() && n.args[i] >= 0; ++i)
+          args[i] = values[at(n.args[i])];
+        return ir::arithmetic(b_, n.op, args);
       }
-      case DType::i32:
-      case DType::i8:
-      case DType::u8:
-        return b_.CreateSIToFP(widen(v, from), f32_);
-      default:
-        return v;
     }
   }
 
-  Value* from_f32(Value* v, DType to) {
-    switch (to) {
-      case DType::bf16: {
-        Value* u = bits(v);
-        Value* odd = b_.CreateAnd(b_.CreateLShr(u, u32(16)), u32(1));
-        Value* rounded = b_.CreateLShr(b_.CreateAdd(b_.CreateAdd(u, u32(0x7fff)), odd), u32(16));
-        Value* quiet = b_.CreateOr(b_.CreateLShr(u, u32(16)), u32(0x40));
-        return b_.CreateTrunc(b_.CreateSelect(b_.CreateFCmpUNO(v, v), quiet, rounded),
-                              b_.getInt16Ty());
-      }
-      case DType::f16: {
-        Value* u = bits(v);
-        Value* sign = b_.CreateAnd(b_.CreateLShr(u, u32(16)), u32(0x8000));
-        Value* magnitude = b_.CreateAnd(u, u32(0x7fffffffu));
-        Value* odd = b_.CreateAnd(b_.CreateLShr(magnitude, u32(13)), u32(1));
-        Value* rounded = b_.CreateAdd(b_.CreateAdd(magnitude, u32(0xfff)), odd);
-        Value* out = b_.CreateLShr(b_.CreateSub(rounded, u32(112u << 23)), u32(13));
-        // Below 2^-14: adding 1/2 rounds to a multiple of 2^-24, which is f16's smallest step.
-        Value* tiny =
-            b_.CreateSub(bits(b_.CreateFAdd(as_f32(magnitude), f32(0.5))), u32(0x3f000000u));
-        out = b_.CreateSelect(b_.CreateICmpULT(magnitude, u32(0x38800000u)), tiny, out);
-        out = b_.CreateSelect(b_.CreateICmpUGE(magnitude, u32(0x477ff000u)), u32(0x7c00), out);
-        out = b_.CreateSelect(b_.CreateICmpUGT(magnitude, u32(0x7f800000u)), u32(0x7e00), out);
-        return b_.CreateTrunc(b_.CreateOr(out, sign), b_.getInt16Ty());
-      }
-      case DType::i32:
-      case DType::i8:
-      case DType::u8: {
-        // Round to nearest even, saturate, NaN to 0.
-        Value* rounded = b_.CreateUnaryIntrinsic(llvm::Intrinsic::rint, v);
-        return b_.CreateIntrinsic(
-            to == DType::u8 ? llvm::Intrinsic::fptoui_sat : llvm::Intrinsic::fptosi_sat,
-            {storage(to), f32_}, {rounded});
-      }
-      default:
-        return v;
-    }
-  }
-
+  using Builder = ir::Builder;
   const Tree& tree_;
   const Binding& binding_;
   Passes passes_;
   std::unique_ptr<llvm::Module> module_;
-  llvm::IRBuilder<> b_;
+  Builder b_;
   llvm::Type *f32_, *i32_, *i64_;
   llvm::BasicBlock* entry_ = nullptr;
   std::vector<Value*> pointers_, scalars_, extents_;
-  std::array<Value*, kMaxRank> indices_{};  // of the leading axes
-  std::vector<Value*> values_;              // of each node, at the point being built
+  // At the point being built: the position along each axis, and what each node is.
+  std::vector<Value*> indices_, values_;
+  std::vector<Accumulator> accumulators_;  // of the nodes that are reductions
 };
 
 }  // namespace

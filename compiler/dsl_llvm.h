@@ -15,9 +15,10 @@ constexpr const char* kRunFunction = "quern.run";
 
 /// LLVM IR of one kernel, not yet optimised: void @kernel.NAME(operand pointers..., scalars...,
 /// extents as i64...), and void @quern.run(ptr operands, ptr scalars, ptr extents) which unpacks
-/// arrays of pointers, doubles and i64 and calls it. Loops over leading axes around walks along the
-/// last one; bf16 and f16 travel as i16 and are converted by integer operations that round to
-/// nearest even. Arithmetic is strict except that sums may be reassociated.
+/// arrays of pointers, doubles and i64 and calls it. Loops over the axes that number the rows,
+/// around the walks of plan_passes(); every walk reads memory again, since a CPU's caches hold the
+/// row. Values travel as dsl_llvm_casts.h says. Arithmetic is strict except that sums may be
+/// reassociated.
 std::unique_ptr<llvm::Module> build_module(const Tree& tree, const Binding& binding,
                                            llvm::LLVMContext& context);
 

@@ -204,6 +204,12 @@ int Values::unknown_function(const ast::Expr& e) {
                       : fmt::format("values cannot be cast to {} in kernels", e.text));
     return kFaulty;
   }
+  const auto is_called_so = [&](const auto& declared) { return declared.name == e.text; };
+  if (std::any_of(tree_.operands.begin(), tree_.operands.end(), is_called_so) ||
+      std::any_of(tree_.scalars.begin(), tree_.scalars.end(), is_called_so)) {
+    error(e.text, fmt::format("`{}` is not a function", e.text));
+    return kFaulty;
+  }
   std::vector<std::string> known = tree_.dtype_params;
   for (const auto& names : {function_names(), reduction_names(), operand_dtype_names(),
                             library_.let_names(), library_.reduction_names()})

@@ -17,7 +17,8 @@ constexpr std::int64_t kMinTaskElements = 16384;
 
 dsl::CpuKernel build(const char* kernel) {
   const std::string path = fmt::format("row/{}.qk", kernel);
-  const auto parsed = dsl::parse(embedded_templates().at(path), path);
+  const auto parsed = dsl::parse(embedded_templates().at(path), path,
+                                 dsl::includes_from(embedded_templates(), "row"));
   dsl::Binding binding;
   for (const std::string& parameter : parsed.front().dtype_params())
     binding.dtypes[parameter] = DType::f32;
