@@ -125,7 +125,7 @@ struct CpuKernel::Impl {
                                        kernel.operands()[i].name, kernel.name()));
         count *= extent;
       }
-      if (tree.operands[i].dtype != DType::i4) continue;
+      if (tree.operands[i].dtype != DType::i4 || tree.layouts[i].empty()) continue;
       const Dimension& last = tree.layouts[i].back();
       const std::int64_t extent =
           last.axis < 0 ? last.extent : extents[static_cast<std::size_t>(last.axis)];

@@ -62,8 +62,14 @@ struct Tensor {
   }
 };
 
+std::optional<std::string> embedded_file(const std::string& name) {
+  const auto found = embedded_templates().find("row/" + name);
+  if (found == embedded_templates().end()) return std::nullopt;
+  return found->second;
+}
+
 dsl::Kernel only_kernel(const std::string& text) {
-  const auto kernels = dsl::parse(text, "test.qk");
+  const auto kernels = dsl::parse(text, "test.qk", embedded_file);
   REQUIRE_EQ(kernels.size(), 1);
   return kernels[0];
 }
