@@ -388,8 +388,7 @@ class KernelWriter {
     text_.open(fmt::format("if ({} % {} == 0)", indices_.extent(tree_.last_axis()),
                            schedule_.vector));
     loop();
-    text_.close();
-    text_.open("else");
+    text_.otherwise();
     body_.set_vector(shape_.narrow);
     loop();
     body_.set_vector(schedule_.vector);

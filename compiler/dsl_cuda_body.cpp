@@ -10,6 +10,9 @@ std::string zero(DType dtype) {
     case DType::f32:
       return "0.0f";
     case DType::i32:
+    case DType::i8:
+    case DType::u8:
+    case DType::i4:
       return "0";
     default:
       return type_name(dtype) + "()";
@@ -40,6 +43,7 @@ CudaBody::CudaBody(const Tree& tree, const Binding& binding, Text& text, Names& 
 
 void CudaBody::set_vector(int vector, const std::string& text) {
   vector_ = vector;
+  first_of_vector_.clear();
   vector_text_ = text.empty() ? std::to_string(vector) : text;
 }
 
@@ -115,11 +119,13 @@ const std::string& CudaBody::variable(int number) {
   return name;
 }
 
-int CudaBody::first_of_vector(int number) const {
-  for (int n = 0; n < number; ++n)
-    if (node(n).op == Op::load && is_vector_load(n) && same_vector(tree_, node(n), node(number)))
-      return n;
-  return number;
+int CudaBody::first_of_vector(int number) {
+  const auto [found, fresh] = first_of_vector_.emplace(number, number);
+  for (int n = 0; fresh && n < number && found->second == number; ++n)
+    if (node(n).op == Op::load && node(n).index == node(number).index && is_vector_load(n) &&
+        same_vector(tree_, node(n), node(number)))
+      found->second = n;
+  return found->second;
 }
 
 const std::string& CudaBody::vector_name(int number) {
@@ -295,7 +301,7 @@ std::string CudaBody::vector_load(const Node& wanted, const Access& access) {
 }
 
 /// This thread's place for a vector in shared memory.
-std::string CudaBody::staged_place(int number, int parts) const {
+std::string CudaBody::staged_place(int number, int parts) {
   const bool packed = operand_dtype(node(number).index) == DType::i4;
   const std::string thread =
       kept_.chunks == 1 ? "threadIdx.x"
@@ -468,7 +474,9 @@ void CudaBody::emit(const Work& work) {
   std::set<int> loaded;
   std::vector<int> each;  // to be computed for every one of the neighbours
   for (const int n : work.nodes) {
-    if (is_immediate(n)) continue;
+    // Loads that only a later walk needs.
+    const bool is_idle = uses[at(n)] == 0 && !is_kept(n) && !escapes(n);
+    if (is_immediate(n) || is_idle) continue;
     if (is_vector_load(n))
       emit_vector_load(n, loaded);
     else if (is_per_element(n))

@@ -94,13 +94,13 @@ class CudaBody {
   std::string wish(int number) const;
   const std::string& variable(int number);
   const std::string& vector_name(int number);
-  int first_of_vector(int number) const;
+  int first_of_vector(int number);
 
   Code reference(int number);
   Code expression(int number);
   Code load(const Node& wanted);
   std::string vector_load(const Node& wanted, const Access& access);
-  std::string staged_place(int number, int parts) const;
+  std::string staged_place(int number, int parts);
   Code offset(const Node& load, bool whole_vector);
   Code offset(const Store& store, bool whole_vector);
   std::string condition(const Node& load);
@@ -130,6 +130,7 @@ class CudaBody {
   std::vector<int> total_uses_;
   std::set<int> gather_args_;
   std::vector<std::string> variables_;        // of each node, once it has one
+  std::map<int, int> first_of_vector_;
   std::map<int, std::string> vector_names_;   // by the first load of each vector
   std::map<std::string, std::string> new_values_;  // vectors to be stored, by the name wished for
   std::set<int> per_element_;                 // rows' values that differ among neighbours: arrays

@@ -27,7 +27,7 @@ const std::set<std::string, std::less<>>& reserved_words() {
       // Types and variables of the kernel.
       "Args", "Vector", "Indexed", "args", "bf16", "f16", "e4m3", "e5m2", "blockIdx", "gridDim",
       "threadIdx", "row", "col", "lane", "item", "step", "segment", "at", "chunk", "i", "shared",
-      "shared_indexed", "staged", "vectors", "num_rows", "aligned", "acc", "out", "N", "T", "size_t",
+      "shared_indexed", "staged", "vectors", "num_rows", "aligned", "count", "N", "T", "size_t",
       // Functions of the kernel and of CUDA.
       "load", "store", "prefetch", "stage", "load_i4", "unpack_i4", "pack_i4", "load_up_to",
       "store_up_to", "to_f32", "to_f16", "to_bf16", "to_i32", "to_i8", "to_u8", "to_i4", "to_e4m3",
@@ -116,6 +116,11 @@ void Text::open(const std::string& text) {
 void Text::close() {
   --indent_;
   put("}");
+}
+
+void Text::otherwise() {
+  --indent_;
+  open("} else");
 }
 
 void Text::insert(std::size_t mark, const std::string& text) {

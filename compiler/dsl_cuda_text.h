@@ -54,6 +54,8 @@ class Text {
   /// "text {"
   void open(const std::string& text = {});
   void close();
+  /// "} else {"
+  void otherwise();
 
   const std::string& str() const { return text_; }
   std::size_t mark() const { return text_.size(); }

@@ -355,13 +355,18 @@ class ModuleBuilder {
                                            : indices_[at(dimension.axis)]);
     const Place to = place(store.operand, indices);
     Value* value = values_[at(store.value)];
-    if (to.shift) {  // the other half of the byte stays
-      Value* byte = b_.CreateLoad(b_.getInt8Ty(), to.pointer);
-      Value* mask = b_.CreateShl(b_.getInt8(0xf), to.shift);
-      value = b_.CreateShl(b_.CreateAnd(value, b_.getInt8(0xf)), to.shift);
-      value = b_.CreateOr(b_.CreateAnd(byte, b_.CreateNot(mask)), value);
+    if (!to.shift) {
+      b_.CreateStore(value, to.pointer);
+      return;
     }
-    b_.CreateStore(value, to.pointer);
+    // The other half of the byte stays. Atomic so that the loop is not vectorised: LLVM 16
+    // overlooks that neighbouring elements read and write one byte.
+    llvm::LoadInst* byte = b_.CreateLoad(b_.getInt8Ty(), to.pointer);
+    byte->setAtomic(llvm::AtomicOrdering::Unordered);
+    Value* mask = b_.CreateShl(b_.getInt8(0xf), to.shift);
+    value = b_.CreateShl(b_.CreateAnd(value, b_.getInt8(0xf)), to.shift);
+    value = b_.CreateOr(b_.CreateAnd(byte, b_.CreateNot(mask)), value);
+    b_.CreateStore(value, to.pointer)->setAtomic(llvm::AtomicOrdering::Unordered);
   }
 
   // Values.

@@ -195,6 +195,13 @@ Value* exp2(Builder& b, Value* x) {
   return b.CreateSelect(is_nan(b, x), x, scale(b, y, n.number));
 }
 
+/// By e^-|x|, which cannot overflow.
+Value* sigmoid(Builder& b, Value* x) {
+  Value* power = exp(b, b.CreateFNeg(abs(b, x)));
+  Value* above = b.CreateSelect(b.CreateFCmpOLT(x, f32(b, 0)), power, f32(b, 1));
+  return b.CreateFDiv(above, b.CreateFAdd(f32(b, 1), power));
+}
+
 Value* log(Builder& b, Value* x) {
   const Logarithm parts = logarithm(b, x);
   // ln 2 in two parts, so that the exponent times the first is exact.
@@ -224,7 +231,7 @@ Value* tanh(Builder& b, Value* x) {
   Value* power = exp(b, b.CreateFAdd(magnitude, magnitude));
   Value* far = b.CreateFSub(f32(b, 1), b.CreateFDiv(f32(b, 2), b.CreateFAdd(power, f32(b, 1))));
   Value* is_near = b.CreateFCmpOLT(magnitude, f32(b, 0.625));
-  return b.CreateSelect(is_near, near, with_sign_of(b, far, x));
+  return with_sign_of(b, b.CreateSelect(is_near, near, far), x);  // of zero, too
 }
 
 /// Near 0 a polynomial, else 1 - e^p; both by N. Juffa's minimax approximations.

@@ -10,6 +10,7 @@ using Builder = llvm::IRBuilder<>;
 
 llvm::Value* exp(Builder& b, llvm::Value* x);
 llvm::Value* exp2(Builder& b, llvm::Value* x);
+llvm::Value* sigmoid(Builder& b, llvm::Value* x);
 llvm::Value* log(Builder& b, llvm::Value* x);
 llvm::Value* log2(Builder& b, llvm::Value* x);
 llvm::Value* tanh(Builder& b, llvm::Value* x);

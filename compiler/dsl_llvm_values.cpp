@@ -25,11 +25,21 @@ Value* power(Builder& b, Value* x, Value* y) {
   return call;
 }
 
-/// The two cases that the CPU traps in: by 0 divides by 1, and by -1 negates, wrapping around.
+/// By 0 divides by 1, and by -1 negates, wrapping around. Other divisors that are not constant go
+/// through f64, whose quotient of two i32 truncates to the right one: that is vectorised, and LLVM
+/// 16 folds vectors of quotients by select(y == 0, 1, y) as if y had been divided by.
 Value* integer_quotient(Builder& b, Value* x, Value* y) {
   Value* is_minus_one = b.CreateICmpEQ(y, b.getInt32(~0u));
   Value* is_simple = b.CreateOr(is_minus_one, b.CreateICmpEQ(y, b.getInt32(0)));
-  Value* quotient = b.CreateSDiv(x, b.CreateSelect(is_simple, b.getInt32(1), y));
+  Value* divisor = b.CreateSelect(is_simple, b.getInt32(1), y);
+  Value* quotient = nullptr;
+  if (llvm::isa<llvm::ConstantInt>(divisor)) {
+    quotient = b.CreateSDiv(x, divisor);
+  } else {
+    llvm::Type* f64 = b.getDoubleTy();
+    quotient = b.CreateFPToSI(b.CreateFDiv(b.CreateSIToFP(x, f64), b.CreateSIToFP(divisor, f64)),
+                              b.getInt32Ty());
+  }
   return b.CreateSelect(is_minus_one, b.CreateNeg(x), quotient);
 }
 
@@ -99,7 +109,7 @@ Value* float_arithmetic(Builder& b, Op op, Value* x, Value* y) {
     case Op::cos:
       return cos(b, x);
     case Op::sigmoid:
-      return b.CreateFDiv(one(b), b.CreateFAdd(one(b), exp(b, b.CreateFNeg(x))));
+      return sigmoid(b, x);
     case Op::floor:
       return b.CreateUnaryIntrinsic(intrinsic::floor, x);
     case Op::ceil:

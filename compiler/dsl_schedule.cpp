@@ -423,6 +423,12 @@ std::vector<std::byte> pack_args(const Kernel& kernel, std::span<const std::uint
   if (addresses.size() != kernel.operands().size())
     throw InputError(fmt::format("kernel {} takes {} operands, not {}", kernel.name(),
                                  kernel.operands().size(), addresses.size()));
+  return pack(kernel, addresses, scalars, extents);
+}
+
+std::vector<std::byte> pack(const Kernel& kernel, std::span<const std::uint64_t> addresses,
+                            const std::map<std::string, double>& scalars,
+                            const std::map<std::string, std::int64_t>& extents) {
   std::vector<std::byte> out;
   const auto append = [&](const auto value) {
     while (out.size() % sizeof value != 0) out.push_back(std::byte{0});

@@ -41,6 +41,11 @@ std::vector<int> staged_loads(const Tree& tree, const Passes& passes, const Bind
 std::int64_t staged_bytes(const Tree& tree, const Binding& binding, const Schedule& schedule,
                           std::int64_t chunks, int load);
 
+/// Pointers, scalars and extents as a struct of C++ lays them out.
+std::vector<std::byte> pack(const Kernel& kernel, std::span<const std::uint64_t> addresses,
+                            const std::map<std::string, double>& scalars,
+                            const std::map<std::string, std::int64_t>& extents);
+
 /// What later walks of a kernel take from earlier ones.
 Reuse reuse_of(Keep keep);
 

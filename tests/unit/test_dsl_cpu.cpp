@@ -1,7 +1,6 @@
 #include <fmt/format.h>
 
 #include <cmath>
-#include <cstring>
 #include <functional>
 #include <limits>
 #include <random>
@@ -9,67 +8,19 @@
 
 #include "compiler/dsl.h"
 #include "runtime/base/error.h"
+#include "runtime/base/fp8.h"
 #include "runtime/base/half.h"
 #include "templates/embedded.h"
+#include "tests/support/dsl_tensor.h"
 #include "tests/support/support.h"
 
 using namespace quern;
+using quern::test::Tensor;
 
 namespace {
 
-/// Host memory of one operand, read and written as numbers.
-struct Tensor {
-  DType dtype;
-  std::vector<std::byte> bytes;
-
-  Tensor(DType type, std::size_t count) : dtype(type), bytes(bytes_for(type, count)) {}
-  std::size_t size() const { return bytes.size() * 8 / size_bits(dtype); }
-
-  template <class T>
-  T raw(std::size_t i) const {
-    T out;
-    std::memcpy(&out, bytes.data() + i * sizeof(T), sizeof(T));
-    return out;
-  }
-  template <class T>
-  void set_raw(std::size_t i, T value) {
-    std::memcpy(bytes.data() + i * sizeof(T), &value, sizeof(T));
-  }
-  double get(std::size_t i) const {
-    switch (dtype) {
-      case DType::f16:
-        return f16_to_f32(raw<std::uint16_t>(i));
-      case DType::bf16:
-        return bf16_to_f32(raw<std::uint16_t>(i));
-      case DType::i8:
-        return raw<std::int8_t>(i);
-      case DType::u8:
-        return raw<std::uint8_t>(i);
-      case DType::i32:
-        return raw<std::int32_t>(i);
-      default:
-        return raw<float>(i);
-    }
-  }
-  void set(std::size_t i, double value) {
-    const auto f = static_cast<float>(value);
-    if (dtype == DType::f16)
-      set_raw(i, f32_to_f16(f));
-    else if (dtype == DType::bf16)
-      set_raw(i, f32_to_bf16(f));
-    else
-      set_raw(i, f);
-  }
-};
-
-std::optional<std::string> embedded_file(const std::string& name) {
-  const auto found = embedded_templates().find("row/" + name);
-  if (found == embedded_templates().end()) return std::nullopt;
-  return found->second;
-}
-
 dsl::Kernel only_kernel(const std::string& text) {
-  const auto kernels = dsl::parse(text, "test.qk", embedded_file);
+  const auto kernels = dsl::parse(text, "test.qk", dsl::includes_from(embedded_templates(), "row"));
   REQUIRE_EQ(kernels.size(), 1);
   return kernels[0];
 }
@@ -242,11 +193,8 @@ void check_against_loops(const Reference& reference, const dsl::CpuKernel& built
 
 }  // namespace
 
-TEST_CASE("every embedded kernel agrees with loops in fp64 for every dtype and odd sizes") {
-  std::size_t num_files = 0;
-  for (const auto& [path, text] : embedded_templates())
-    if (path.starts_with("row/") && path.ends_with(".qk")) ++num_files;
-  CHECK_EQ(num_files, references().size());
+// Those that this list lacks are in test_row_kernels.cpp.
+TEST_CASE("embedded kernels agree with loops in fp64 for every dtype and odd sizes") {
   for (const Reference& reference : references()) {
     CAPTURE(reference.name);
     const dsl::Kernel kernel = embedded_kernel(reference.name);
@@ -323,6 +271,36 @@ TEST_CASE("casts to 16 bits and back are those of the base library, bit for bit"
         ++wrong;
     }
     CHECK_EQ(wrong, 0);
+  }
+}
+
+TEST_CASE("casts to 8-bit floats and back are those of the base library, bit for bit") {
+  const dsl::Kernel narrow = only_kernel("kernel k(x: f32[n]) -> (y: T[n]) { y = T(x) }");
+  const dsl::Kernel widen = only_kernel("kernel k(x: T[n]) -> (y: f32[n]) { y = f32(x) }");
+  constexpr std::size_t count = std::size_t{1} << 22;
+  for (const DType dtype : {DType::e4m3, DType::e5m2}) {
+    const auto to_f32 = dtype == DType::e4m3 ? e4m3_to_f32 : e5m2_to_f32;
+    std::vector<Tensor> operands{Tensor(DType::f32, count), Tensor(dtype, count)};
+    for (std::size_t i = 0; i < count; ++i)  // ends in zeros, ones and what lies between
+      operands[0].set_raw(i, static_cast<std::uint32_t>(i << 10 | (i * 0x155 & 0x3ff)));
+    run(dsl::CpuKernel(narrow, {{{"T", dtype}}, {}}), operands, {},
+        {static_cast<std::int64_t>(count)});
+    std::size_t wrong = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+      const auto value = operands[0].raw<float>(i);
+      const auto got = operands[1].raw<std::uint8_t>(i);
+      const std::uint8_t wanted = dtype == DType::e4m3 ? f32_to_e4m3(value) : f32_to_e5m2(value);
+      if (got != wanted && !(std::isnan(value) && std::isnan(to_f32(got)))) ++wrong;
+    }
+    CHECK_EQ(wrong, 0);
+    std::vector<Tensor> back{Tensor(dtype, 256), Tensor(DType::f32, 256)};
+    for (std::size_t i = 0; i < 256; ++i) back[0].set_raw(i, static_cast<std::uint8_t>(i));
+    run(dsl::CpuKernel(widen, {{{"T", dtype}}, {}}), back, {}, {256});
+    for (std::size_t i = 0; i < 256; ++i) {
+      const float wanted = to_f32(static_cast<std::uint8_t>(i)), got = back[1].raw<float>(i);
+      CHECK((std::bit_cast<std::uint32_t>(got) == std::bit_cast<std::uint32_t>(wanted) ||
+             (std::isnan(got) && std::isnan(wanted))));
+    }
   }
 }
 
