@@ -125,8 +125,8 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
       "{}const float (&{})[{}]",
       function, args, indent, registers[input], array_size(parts_of(tree, input)));
   if (output >= 0)
-    signature += fmt::format(", float (&{})[{}]", registers[output],
-                             array_size(parts_of(tree, output)));
+    signature +=
+        fmt::format(", float (&{})[{}]", registers[output], array_size(parts_of(tree, output)));
   text.open(signature + ")");
   const std::size_t top = text.mark();
   const Passes passes = plan_passes(tree, Reuse::none);

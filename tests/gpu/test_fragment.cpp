@@ -20,8 +20,7 @@ void run(const GpuFixture& gpu, const char* text, const dsl::Fragment& fragment,
                                   fragment_kernel(fragment, function, parts),
                               "tiles", gpu.arch())
                           .cubin);
-  std::vector<std::byte> args =
-      dsl::fragment_args(kernel, fragment, addresses, scalars, extents);
+  std::vector<std::byte> args = dsl::fragment_args(kernel, fragment, addresses, scalars, extents);
   const TileArgs tile_args{values.address(), rows, cols};
   const auto* bytes = reinterpret_cast<const std::byte*>(&tile_args);
   args.insert(args.end(), bytes, bytes + sizeof tile_args);
@@ -103,11 +102,11 @@ TEST_CASE("fragments: soft cap, ALiBi and causal mask on scores") {
       for (std::int64_t key = 0; key < keys; ++key) {
         const std::int64_t distance = row % queries + past - key;
         // Masked scores are -inf: compared as a number far below all others.
-        expected[at(row, key, keys)] =
-            distance < 0 ? -1e30f
-                         : 2 * std::tanh(scores[at(row, key, keys)] / 2) -
-                               slopes[static_cast<std::size_t>(row / queries)] *
-                                   static_cast<float>(distance);
+        expected[at(row, key, keys)] = distance < 0
+                                           ? -1e30f
+                                           : 2 * std::tanh(scores[at(row, key, keys)] / 2) -
+                                                 slopes[static_cast<std::size_t>(row / queries)] *
+                                                     static_cast<float>(distance);
       }
     Buffer values = upload(scores, gpu.stream);
     const Buffer slope = upload(slopes, gpu.stream);

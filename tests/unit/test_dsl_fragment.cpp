@@ -51,10 +51,10 @@ using epilogue_fragment::epilogue;
 }
 
 TEST_CASE("a fragment of interleaved pairs") {
-  CHECK_EQ(body_of(dsl::emit_fragment(kernel_of(kSwiglu), {{{"T", DType::f16}}, {}},
-                                      {.input = "acc"}),
-                   "Epilogue"),
-           R"(struct EpilogueArgs {
+  CHECK_EQ(
+      body_of(dsl::emit_fragment(kernel_of(kSwiglu), {{{"T", DType::f16}}, {}}, {.input = "acc"}),
+              "Epilogue"),
+      R"(struct EpilogueArgs {
   f16* y;  // [rows, cols]
   long long rows;
   long long cols;
@@ -149,14 +149,13 @@ TEST_CASE("kernels that cannot be fragments are refused with a sentence") {
   CHECK_EQ(reason(kBiasGelu, {.input = "acc", .output = "bias"}), "bias_gelu has no output bias");
   CHECK_EQ(reason(kBiasGelu, {.input = "acc", .output = "y"}),
            "y is not f32, and registers hold f32");
-  CHECK_EQ(reason("kernel k(x: f32[r, c], b: f32[c]) -> (y: f32[r, c]) { y = x + b }",
-                  {.input = "b"}),
-           "b lacks some of the axes, so it cannot be in registers");
-  CHECK_EQ(reason("kernel k(x: f32[2, r, c]) -> (y: f32[r, c]) { y = x[0] + x[1] }",
-                  {.input = "x"}),
-           "fixed axes of x should follow axis c");
-  CHECK_EQ(reason("kernel k(x: f32[r, c]) -> (y: f32[r, c]) { y = x - max[c](x) }",
-                  {.input = "x"}),
+  CHECK_EQ(
+      reason("kernel k(x: f32[r, c], b: f32[c]) -> (y: f32[r, c]) { y = x + b }", {.input = "b"}),
+      "b lacks some of the axes, so it cannot be in registers");
+  CHECK_EQ(
+      reason("kernel k(x: f32[2, r, c]) -> (y: f32[r, c]) { y = x[0] + x[1] }", {.input = "x"}),
+      "fixed axes of x should follow axis c");
+  CHECK_EQ(reason("kernel k(x: f32[r, c]) -> (y: f32[r, c]) { y = x - max[c](x) }", {.input = "x"}),
            "k has reductions, which a fragment cannot have");
   CHECK_EQ(reason("kernel k(x: f32[r, c], s: f32[r]) -> (y: f32[r, c], z: f32[r]) {\n"
                   "  y = x * s\n  z = s + 1\n}",

@@ -18,8 +18,8 @@ TEST_CASE("fragments compile inside other kernels for every architecture") {
     const dsl::Kernel kernel = dsl::parse(text, "k.qk").at(0);
     dsl::Binding binding;
     for (const std::string& param : kernel.dtype_params()) binding.dtypes[param] = DType::bf16;
-    const std::string source = dsl::emit_fragment(kernel, binding, fragment) +
-                               fragment_kernel(fragment, function, parts);
+    const std::string source =
+        dsl::emit_fragment(kernel, binding, fragment) + fragment_kernel(fragment, function, parts);
     for (const Arch& arch : known_archs()) {
       CAPTURE(kernel.name());
       CAPTURE(arch.name());
