@@ -389,8 +389,8 @@ TEST_CASE("generated CUDA: i32 wraps around through unsigned, indices outside ar
       kernel_of("kernel k(x: f32[n], w: f32[m], i: i32[n]) -> (y: f32[n], z: i32[n]) {\n"
                 "  y = x * w[m = i]\n  z = i * 3 - index(n) / i\n}\n"),
       {}, {});
-  CHECK(source.find("= within(i_, m) ? args.w[i_] : 0.0f;") != std::string::npos);
-  CHECK(source.find("subtract(multiply(i_, 3), divide(static_cast<int>(col), i_));") !=
+  CHECK(source.find("= within(i_.at[0], m) ? args.w[i_.at[0]] : 0.0f;") != std::string::npos);
+  CHECK(source.find("subtract(multiply(i_.at[0], 3), divide(static_cast<int>(col), i_.at[0]));") !=
         std::string::npos);
 }
 
