@@ -36,10 +36,9 @@ Access classify(const Tree& tree, int operand, const std::vector<std::int64_t>& 
 
 Access access_of(const Tree& tree, const Node& load, const Binding& binding) {
   if (!tree.varies_along_last(load.axes)) return {};
-  const bool gathers_along_last =
-      std::any_of(load.args.begin(), load.args.end(), [&](int arg) {
-        return arg >= 0 && tree.varies_along_last(tree.nodes[at(arg)].axes);
-      });
+  const bool gathers_along_last = std::any_of(load.args.begin(), load.args.end(), [&](int arg) {
+    return arg >= 0 && tree.varies_along_last(tree.nodes[at(arg)].axes);
+  });
   return classify(tree, load.index, load.picked, load.gathered, gathers_along_last, binding);
 }
 

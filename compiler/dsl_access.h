@@ -23,8 +23,8 @@ Access access_of(const Tree& tree, const Store& store, const Binding& binding);
 /// True if both loads, which are of Kind::vector, are parts of the same vector.
 bool same_vector(const Tree& tree, const Node& a, const Node& b);
 
-/// Constant indices of the fixed dimensions of an operand that come before its last axis, which is followed by
-/// fixed ones alone.
+/// Constant indices of the fixed dimensions of an operand that come before its last axis, which is
+/// followed by fixed ones alone.
 std::size_t num_outer_picks(const Tree& tree, int operand);
 
 }  // namespace quern::dsl

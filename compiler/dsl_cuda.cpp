@@ -75,8 +75,7 @@ class KernelWriter {
   Sharers segment_sharers() const {
     Sharers out;
     out.threads = schedule_.threads;
-    out.lanes = flat_segments() ? shape_.lanes_per_segment
-                                : in_turn() ? lanes_in_turn() : 1;
+    out.lanes = flat_segments() ? shape_.lanes_per_segment : in_turn() ? lanes_in_turn() : 1;
     return out;
   }
 
@@ -89,7 +88,7 @@ class KernelWriter {
   void declare_num_rows() {
     if (mentions(text_.since(top_), "num_rows"))
       text_.insert(top_, fmt::format("const long long num_rows = {};",
-                                    indices_.extent(tree_.leading()).text));
+                                     indices_.extent(tree_.leading()).text));
   }
 
   void wait_for_predecessor() {
@@ -144,8 +143,7 @@ class KernelWriter {
       const bool whole = tree_.axes_of(static_cast<int>(i)) == tree_.walked &&
                          static_cast<int>(layout.size()) == __builtin_popcount(tree_.walked);
       if (!whole || resolve(tree_, tree_.operand_types[i], binding_) == DType::i4) continue;
-      lines.push_back(
-          fmt::format("prefetch(args.{} + col);", member_name(tree_.operands[i].name)));
+      lines.push_back(fmt::format("prefetch(args.{} + col);", member_name(tree_.operands[i].name)));
     }
     if (lines.empty()) return;
     helpers_.need("prefetch");
@@ -385,8 +383,8 @@ class KernelWriter {
   /// vector, and for the others.
   void either_width(const std::function<void()>& loop) {
     if (shape_.narrow == 0) return loop();
-    text_.open(fmt::format("if ({} % {} == 0)", indices_.extent(tree_.last_axis()),
-                           schedule_.vector));
+    text_.open(
+        fmt::format("if ({} % {} == 0)", indices_.extent(tree_.last_axis()), schedule_.vector));
     loop();
     text_.otherwise();
     body_.set_vector(shape_.narrow);
@@ -450,9 +448,9 @@ class KernelWriter {
   /// The elements of a segment that groups of lanes take in turn.
   void along_segment(const std::function<void()>& work) {
     const int lanes = lanes_in_turn();
-    std::string first = lanes == 1                ? "0"
+    std::string first = lanes == 1              ? "0"
                         : lanes == shape_.lanes ? "lane"
-                                                  : fmt::format("lane % {}", lanes);
+                                                : fmt::format("lane % {}", lanes);
     if (step() > 1 && lanes > 1) first += fmt::format(" * {}", step());
     along(tree_.segment, "at", first, lanes * step(), work);
   }

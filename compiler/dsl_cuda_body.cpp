@@ -183,8 +183,7 @@ Code CudaBody::reference(int number) {
                         is_kept(number) ? fmt::format("[{}]", chunk_) : std::string(),
                         place(access.part, access.parts))};
   }
-  if (is_in_array(number))
-    return {fmt::format("{}[{}]", variable(number), array_index(number))};
+  if (is_in_array(number)) return {fmt::format("{}[{}]", variable(number), array_index(number))};
   return {variable(number)};
 }
 
@@ -303,9 +302,9 @@ std::string CudaBody::vector_load(const Node& wanted, const Access& access) {
 /// This thread's place for a vector in shared memory.
 std::string CudaBody::staged_place(int number, int parts) {
   const bool packed = operand_dtype(node(number).index) == DType::i4;
-  const std::string thread =
-      kept_.chunks == 1 ? "threadIdx.x"
-                        : fmt::format("({} * {} + threadIdx.x)", chunk_, kept_.threads);
+  const std::string thread = kept_.chunks == 1
+                                 ? "threadIdx.x"
+                                 : fmt::format("({} * {} + threadIdx.x)", chunk_, kept_.threads);
   const int elements = vector_ * parts / (packed ? 2 : 1);
   return fmt::format("{} + {}{}", kept_.staged.at(first_of_vector(number)), thread,
                      elements > 1 ? fmt::format(" * {}", elements) : std::string());
@@ -495,11 +494,9 @@ void CudaBody::emit(const Work& work) {
     }
   std::vector<const Store*> vectors;  // one of the stores that fill each
   for (const Store* store : work.stores) {
-    if (is_register_operand(store->operand) ||
-        store_access(*store).kind != Access::Kind::vector ||
-        std::any_of(vectors.begin(), vectors.end(), [&](const Store* other) {
-          return new_value(*other) == new_value(*store);
-        }))
+    if (is_register_operand(store->operand) || store_access(*store).kind != Access::Kind::vector ||
+        std::any_of(vectors.begin(), vectors.end(),
+                    [&](const Store* other) { return new_value(*other) == new_value(*store); }))
       continue;
     vectors.push_back(store);
     helpers_.need("load");

@@ -129,12 +129,12 @@ class CudaBody {
   bool inside_elements_ = false;
   std::vector<int> total_uses_;
   std::set<int> gather_args_;
-  std::vector<std::string> variables_;        // of each node, once it has one
+  std::vector<std::string> variables_;  // of each node, once it has one
   std::map<int, int> first_of_vector_;
-  std::map<int, std::string> vector_names_;   // by the first load of each vector
+  std::map<int, std::string> vector_names_;        // by the first load of each vector
   std::map<std::string, std::string> new_values_;  // vectors to be stored, by the name wished for
-  std::set<int> per_element_;                 // rows' values that differ among neighbours: arrays
-  std::map<int, Code> inlined_;               // written where they are used, at the place at hand
+  std::set<int> per_element_;    // rows' values that differ among neighbours: arrays
+  std::map<int, Code> inlined_;  // written where they are used, at the place at hand
 };
 
 }  // namespace quern::dsl

@@ -25,11 +25,10 @@ std::string args_struct(const Tree& tree, const Binding& binding, const std::str
     const OperandInfo& info = tree.operands[i];
     const DType dtype = resolve(tree, tree.operand_types[i], binding);
     helpers.need_type(dtype);
-    out += fmt::format("  {}{}* {};  // {}[{}]\n",
-                       info.role == OperandInfo::Role::in ? "const " : "",
-                       dtype == DType::i4 ? "unsigned char" : type_name(dtype),
-                       member_name(info.name), dtype == DType::i4 ? "pairs of i4, " : "",
-                       fmt::join(info.axes, ", "));
+    out +=
+        fmt::format("  {}{}* {};  // {}[{}]\n", info.role == OperandInfo::Role::in ? "const " : "",
+                    dtype == DType::i4 ? "unsigned char" : type_name(dtype), member_name(info.name),
+                    dtype == DType::i4 ? "pairs of i4, " : "", fmt::join(info.axes, ", "));
   }
   for (const ScalarInfo& scalar : tree.scalars)
     out += fmt::format("  {} {};\n", type_name(scalar.dtype), member_name(scalar.name));

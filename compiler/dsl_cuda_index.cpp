@@ -36,7 +36,8 @@ Code CudaIndices::extent(AxisSet axes) const {
 
 bool CudaIndices::is_int(AxisSet axes) const {
   const std::int64_t elements = bound_extent(tree_, binding_, axes);
-  return !all_wide_ && (axes & tree_.leading()) == 0 && elements > 0 && elements < (std::int64_t{1} << 30);
+  return !all_wide_ && (axes & tree_.leading()) == 0 && elements > 0 &&
+         elements < (std::int64_t{1} << 30);
 }
 
 std::string CudaIndices::type(AxisSet axes) const { return is_int(axes) ? "int" : "long long"; }

@@ -10,16 +10,17 @@ namespace {
 
 /// The lanes of a warp that belong together, as a mask.
 std::string mask(int lanes) {
-  return lanes >= 32 ? "0xffffffffu"
-                     : fmt::format("{:#x}u << threadIdx.x % 32 / {} * {}", (1u << lanes) - 1, lanes,
-                                   lanes);
+  return lanes >= 32
+             ? "0xffffffffu"
+             : fmt::format("{:#x}u << threadIdx.x % 32 / {} * {}", (1u << lanes) - 1, lanes, lanes);
 }
 
 /// Waits for the threads of a block that share a row.
 std::string barrier(const Sharers& row) {
   if (row.lanes == row.threads) return "__syncthreads();";
-  return fmt::format("asm volatile(\"bar.sync %0, {0};\" ::\"r\"(threadIdx.x / {0} + 1) : \"memory\");",
-                     row.lanes);
+  return fmt::format(
+      "asm volatile(\"bar.sync %0, {0};\" ::\"r\"(threadIdx.x / {0} + 1) : \"memory\");",
+      row.lanes);
 }
 
 }  // namespace
@@ -67,8 +68,7 @@ std::string CudaReductions::identity(const Node& reduction) { return fold_of(red
 std::string CudaReductions::fold(const Node& reduction, const std::string& partial,
                                  const Code& value, const std::string& position) {
   const Fold fold = fold_of(reduction);
-  if (fold.name == "sum" && fold.combine < 0)
-    return fmt::format("{} += {};", partial, value.text);
+  if (fold.name == "sum" && fold.combine < 0) return fmt::format("{} += {};", partial, value.text);
   return fmt::format(
       "{} = {};", partial,
       folded(fold, partial,
@@ -123,10 +123,9 @@ std::vector<std::string> CudaReductions::shared_memory() const {
   for (const int indexed : {0, 1}) {
     if (num_shared_[indexed] == 0) continue;
     const std::string name = indexed ? "Indexed shared_indexed" : "float shared";
-    out.push_back(row_.apart
-                      ? fmt::format("__shared__ {}[{}];", name, row_.threads)
-                      : fmt::format("__shared__ {}[{}][{}];", name, num_shared_[indexed],
-                                    row_.cluster > 1 ? 32 + row_.cluster : 32));
+    out.push_back(row_.apart ? fmt::format("__shared__ {}[{}];", name, row_.threads)
+                             : fmt::format("__shared__ {}[{}][{}];", name, num_shared_[indexed],
+                                           row_.cluster > 1 ? 32 + row_.cluster : 32));
   }
   return out;
 }
@@ -154,9 +153,8 @@ std::string CudaReductions::row_functions(const Fold& fold) {
   const std::string warp = "warp_" + fold.name;
   std::string out = lanes_function(fold, warp, 32, "a warp");
   const int warps = row_.lanes / 32;
-  const std::string first = row_.lanes == row_.threads
-                                ? ""
-                                : fmt::format("threadIdx.x / {} * {} + ", row_.lanes, warps);
+  const std::string first =
+      row_.lanes == row_.threads ? "" : fmt::format("threadIdx.x / {} * {} + ", row_.lanes, warps);
   const bool clustered = row_.cluster > 1;
   const std::string name = (clustered ? "block_" : "row_") + fold.name;
   out += fmt::format(
@@ -173,28 +171,30 @@ std::string CudaReductions::row_functions(const Fold& fold) {
   helpers_.need("send");
   helpers_.need("cluster");
   helpers_.need("shuffle " + type);
-  return out + fmt::format(
-                   "// Over the blocks of a cluster, which send each other their parts; after the\n"
-                   "// places of the warps, `shared` has one for each block.\n"
-                   "__device__ inline {0} row_{1}({0} value, {0}* shared) {{\n"
-                   "  value = block_{1}(value, shared);\n"
-                   "  if (threadIdx.x < {2}) send(shared + 32 + blockIdx.x % {2}, value, threadIdx.x);\n"
-                   "  cluster_arrive();\n"
-                   "  cluster_wait();\n"
-                   "  value = shared[32 + threadIdx.x % {2}];\n"
-                   "#pragma unroll\n"
-                   "  for (int apart = {3}; apart > 0; apart /= 2)\n"
-                   "    value = {4};\n"
-                   "  return value;\n}}\n\n",
-                   type, fold.name, row_.cluster, row_.cluster / 2,
-                   folded(fold, "value", "shuffle(0xffffffffu, value, apart)"));
+  return out +
+         fmt::format(
+             "// Over the blocks of a cluster, which send each other their parts; after the\n"
+             "// places of the warps, `shared` has one for each block.\n"
+             "__device__ inline {0} row_{1}({0} value, {0}* shared) {{\n"
+             "  value = block_{1}(value, shared);\n"
+             "  if (threadIdx.x < {2}) send(shared + 32 + blockIdx.x % {2}, value, threadIdx.x);\n"
+             "  cluster_arrive();\n"
+             "  cluster_wait();\n"
+             "  value = shared[32 + threadIdx.x % {2}];\n"
+             "#pragma unroll\n"
+             "  for (int apart = {3}; apart > 0; apart /= 2)\n"
+             "    value = {4};\n"
+             "  return value;\n}}\n\n",
+             type, fold.name, row_.cluster, row_.cluster / 2,
+             folded(fold, "value", "shuffle(0xffffffffu, value, apart)"));
 }
 
 std::string CudaReductions::column_function(const Fold& fold) {
   const std::string type = fold.indexed ? "Indexed" : "float";
   const int columns = row_.threads / row_.lanes;
   return fmt::format(
-      "// Over the {0} threads of a block that share a column; `shared` has a place for each thread.\n"
+      "// Over the {0} threads of a block that share a column; `shared` has a place for each "
+      "thread.\n"
       "__device__ inline {1} row_{2}({1} value, {1}* shared) {{\n"
       "  __syncthreads();  // what it held before has been read\n"
       "  shared[threadIdx.x] = value;\n"
@@ -204,8 +204,7 @@ std::string CudaReductions::column_function(const Fold& fold) {
       "    value = {4};\n"
       "  return value;\n}}\n\n",
       row_.lanes, type, fold.name, columns,
-      folded(
-          fold, "value", fmt::format("shared[part * {0} + threadIdx.x % {0}]", columns)));
+      folded(fold, "value", fmt::format("shared[part * {0} + threadIdx.x % {0}]", columns)));
 }
 
 std::string CudaReductions::functions() {
@@ -220,7 +219,8 @@ std::string CudaReductions::functions() {
                        mask(segment_.lanes));
   if (row_barrier_) {
     std::string statement = row_.apart ? "__syncthreads();" : barrier(row_);
-    if (!row_.apart && row_.lanes <= 32) statement = fmt::format("__syncwarp({});", mask(row_.lanes));
+    if (!row_.apart && row_.lanes <= 32)
+      statement = fmt::format("__syncwarp({});", mask(row_.lanes));
     if (row_.cluster > 1) {
       helpers_.need("cluster");
       statement = "cluster_arrive();\n  cluster_wait();";

@@ -35,8 +35,8 @@ Code operation(Op op, DType to, const std::vector<Code>& args, const std::vector
   };
   const auto infix = [&](const char* symbol, Code::Level level, Code::Level left,
                          Code::Level right) {
-    return Code{
-        fmt::format("{} {} {}", args[0].at_least(left), symbol, args[1].at_least(right)), level};
+    return Code{fmt::format("{} {} {}", args[0].at_least(left), symbol, args[1].at_least(right)),
+                level};
   };
   const auto compare = [&](const char* symbol) {
     return infix(symbol, Code::comparison, Code::sum, Code::sum);
@@ -113,8 +113,7 @@ Code operation(Op op, DType to, const std::vector<Code>& args, const std::vector
       return infix("&&", Code::both, Code::both, Code::equality);
     case Op::either:
       // Parentheses around &&: compilers and readers ask for them.
-      return infix("||", Code::either,
-                   args[0].level == Code::both ? Code::primary : Code::either,
+      return infix("||", Code::either, args[0].level == Code::both ? Code::primary : Code::either,
                    args[1].level == Code::both ? Code::primary : Code::equality);
     case Op::invert:
       return {"!" + args[0].at_least(Code::primary), Code::unary};
@@ -156,13 +155,14 @@ std::string combine_function(const Combine& combine, Helpers& helpers) {
     values.push_back(operation(node.op, node.type.dtype, args, dtypes, helpers));
     if (uses[n] > 1) {
       helpers.need_type(node.type.dtype);
-      locals += fmt::format("  const {} t{} = {};\n", type_name(node.type.dtype), n,
-                            values.back().text);
+      locals +=
+          fmt::format("  const {} t{} = {};\n", type_name(node.type.dtype), n, values.back().text);
       values.back() = {fmt::format("t{}", n)};
     }
   }
-  return fmt::format("__device__ inline float combine_{}(float a, float b) {{\n{}  return {};\n}}\n\n",
-                     combine.name, locals, values[static_cast<std::size_t>(combine.result)].text);
+  return fmt::format(
+      "__device__ inline float combine_{}(float a, float b) {{\n{}  return {};\n}}\n\n",
+      combine.name, locals, values[static_cast<std::size_t>(combine.result)].text);
 }
 
 }  // namespace quern::dsl

@@ -125,8 +125,8 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
       "{}const float (&{})[{}]",
       function, args, indent, registers[input], array_size(parts_of(tree, input)));
   if (output >= 0)
-    signature += fmt::format(", float (&{})[{}]", registers[output],
-                             array_size(parts_of(tree, output)));
+    signature +=
+        fmt::format(", float (&{})[{}]", registers[output], array_size(parts_of(tree, output)));
   text.open(signature + ")");
   const std::size_t top = text.mark();
   const Passes passes = plan_passes(tree, Reuse::none);
@@ -145,9 +145,10 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
   std::set<int> in_registers{input};
   if (output >= 0) in_registers.insert(output);
   const std::string fields = args_struct(tree, binding, args, in_registers, helpers);
-  return fmt::format("// {}, as a fragment.\nnamespace {}_fragment {{\n\n{}{}{}\n}}\nusing {}_fragment::{};\nusing {}_fragment::{};\n",
-                     title(tree, binding), function, helpers.write(), fields, text.str(), function,
-                     args, function, function);
+  return fmt::format(
+      "// {0}, as a fragment.\nnamespace {1}_fragment {{\n\n{2}{3}{4}\n}}\n"
+      "using {1}_fragment::{5};\nusing {1}_fragment::{1};\n",
+      title(tree, binding), function, helpers.write(), fields, text.str(), args);
 }
 
 std::vector<int> fragment_operands(const Kernel& kernel, const Fragment& fragment) {

@@ -17,7 +17,7 @@ namespace quern::dsl {
 struct Fragment {
   std::string input;              // operand whose elements are given in registers; f32
   std::string name = "Epilogue";  // of the struct and, in lower case, of the function
-  std::string output;             // operand whose elements are left in registers, f32; "": none
+  std::string output = "";        // operand whose elements are left in registers, f32; "": none
 };
 
 /// Why this kernel cannot become such a fragment, as a sentence; or nothing.

@@ -125,8 +125,9 @@ class Rules {
       return fmt::format("vector should be a power of two up to {}", kMaxVector);
     if (s_.vector == 1) return std::nullopt;
     if (tree_.is_column() && tree_.varies_along_last(tree_.walked))
-      return fmt::format("{} folds axis {} and others that are not beside it, so vector should be 1",
-                         tree_.name, last_axis());
+      return fmt::format(
+          "{} folds axis {} and others that are not beside it, so vector should be 1", tree_.name,
+          last_axis());
     const bool always_fits = s_.vector == 2 && stores_packed_along_last();
     if (last_extent() == 0 && !always_fits && (tree_.is_column() || tree_.segment != 0))
       return fmt::format("axis {} is not bound, so vector should be 1", last_axis());
@@ -231,9 +232,10 @@ class Rules {
     for (const int n : passes.kept)
       for (const int arg : tree_.nodes[at(n)].args)
         if (arg >= 0 && tree_.level(arg) == Level::element)
-          return fmt::format("what is gathered from {} is used twice, and shared memory holds whole "
-                             "vectors alone",
-                             tree_.operands[at(tree_.nodes[at(n)].index)].name);
+          return fmt::format(
+              "what is gathered from {} is used twice, and shared memory holds whole "
+              "vectors alone",
+              tree_.operands[at(tree_.nodes[at(n)].index)].name);
     if (chunks > std::numeric_limits<int>::max()) return "the row is too long";
     std::int64_t bytes = 0;
     for (const int n : staged) bytes += staged_bytes(tree_, binding_, s_, chunks, n);
@@ -281,9 +283,8 @@ std::vector<int> staged_loads(const Tree& tree, const Passes& passes, const Bind
     if (node.op != Op::load) continue;
     const Access access = access_of(tree, node, binding);
     if (access.kind != Access::Kind::vector) continue;
-    if (std::none_of(out.begin(), out.end(), [&](int other) {
-          return same_vector(tree, tree.nodes[at(other)], node);
-        }))
+    if (std::none_of(out.begin(), out.end(),
+                     [&](int other) { return same_vector(tree, tree.nodes[at(other)], node); }))
       out.push_back(n);
   }
   return out;
@@ -346,9 +347,8 @@ std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& bi
     return fmt::format("{} has no clusters of blocks", arch.name());
   if (auto reason = schedule_reason(kernel, binding, schedule)) return reason;
   // A place for each warp in every reduction, at most 8 bytes.
-  const auto reductions =
-      std::count_if(kernel.tree().nodes.begin(), kernel.tree().nodes.end(),
-                    [](const Node& node) { return is_reduction(node.op); });
+  const auto reductions = std::count_if(kernel.tree().nodes.begin(), kernel.tree().nodes.end(),
+                                        [](const Node& node) { return is_reduction(node.op); });
   const long bytes = static_cast<long>(cuda_shape(kernel.tree(), binding, schedule).smem_bytes) +
                      static_cast<long>(reductions) * 8 * (32 + kMaxCluster);
   if (bytes > arch.smem_per_block_bytes)
@@ -377,9 +377,8 @@ Schedule default_schedule(const Kernel& kernel, const Binding& binding) {
         if (const auto& param = tree.operands[i].dtype_param;
             (param.empty() || binding.dtypes.count(param)) &&
             tree.varies_along_last(tree.axes_of(static_cast<int>(i))))
-          narrowest = std::min(narrowest,
-                               size_bits(param.empty() ? *tree.operands[i].dtype
-                                                       : binding.dtypes.at(param)));
+          narrowest = std::min(narrowest, size_bits(param.empty() ? *tree.operands[i].dtype
+                                                                  : binding.dtypes.at(param)));
       if (at(vector) * narrowest > 128 && vector > 1) continue;
       if (!schedule_reason(kernel, binding, out)) return out;
     }
@@ -408,8 +407,8 @@ LaunchPlan plan(const Kernel& kernel, const Binding& binding, const Schedule& sc
   if (shape.shares_rows && blocks > max_blocks)
     throw InputError(fmt::format("{} rows are more than kernel {} can take", rows, tree.name));
   LaunchPlan out;
-  out.grid[0] = static_cast<unsigned>(
-      std::clamp<std::int64_t>(blocks, schedule.cluster, max_blocks));
+  out.grid[0] =
+      static_cast<unsigned>(std::clamp<std::int64_t>(blocks, schedule.cluster, max_blocks));
   out.block[0] = static_cast<unsigned>(schedule.threads);
   out.smem_bytes = shape.smem_bytes;
   out.cluster = static_cast<unsigned>(schedule.cluster);
