@@ -79,13 +79,14 @@ std::optional<std::size_t> OperandSet::broken_guard(const Stream& stream) const 
 }
 
 Gate::Gate(KernelLibrary& library, const Family& family, const Params& problem,
-           const Stream& stream)
+           const Stream& stream, Use use)
     : context_(library.context()),
       stream_(stream),
       problem_(problem),
       specs_(family.operands(problem)),
       operands_(specs_) {
   operands_.fill(specs_, stream_);
+  if (use == Use::operands_only) return;
   for (std::size_t i = 0; i < specs_.size(); ++i) {
     tolerances_.push_back(is_output(specs_[i]) ? family.tolerance(problem, i) : Tolerance{});
     pristine_.emplace_back();
@@ -193,8 +194,11 @@ Verdict Gate::check(const ReadyKernel& kernel) {
 Gates::Gates(KernelLibrary& library, const Family& family, const Params& problem,
              const Stream& stream)
     : library_(library) {
-  gates_.push_back(std::make_unique<Gate>(library, family, problem, stream));
-  const auto odd = odd_problem(family, problem, library.arch());
+  const Params checked = family.check_problem(problem);
+  if (checked != problem)
+    timed_ = std::make_unique<Gate>(library, family, problem, stream, Gate::Use::operands_only);
+  gates_.push_back(std::make_unique<Gate>(library, family, checked, stream));
+  const auto odd = odd_problem(family, checked, library.arch());
   if (!odd) return;
   // Twice, for the copies of inout operands; the tuner wants some room too.
   if (2 * OperandSet::size_bytes(family.operands(*odd)) > library.context().free_bytes() / 2)

@@ -35,8 +35,11 @@ class OperandSet {
 /// family's reference config on the device, or from its cpu_reference.
 class Gate {
  public:
+  enum class Use { check, operands_only };
   /// Throws OutOfMemoryError, and Error if the reference itself cannot run or gives NaN.
-  Gate(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream);
+  /// `operands_only`: nothing is expected and check() is not called; for timing.
+  Gate(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream,
+       Use use = Use::check);
 
   /// Runs the kernel twice on equal inputs, outputs poisoned with NaN before each. It passes if
   /// both runs agree to the last bit, every output is within the family's tolerance, nothing was
@@ -67,17 +70,20 @@ class Gate {
   Outputs expected_;
 };
 
-/// The gates that every config of a problem has to pass: the problem itself and, where the family
-/// and the memory allow, the same at odd sizes.
+/// The gates that every config of a problem has to pass: the problem itself (or the smaller one that
+/// its family names, Family::check_problem) and, where the family and the memory allow, the same at
+/// odd sizes.
 class Gates {
  public:
   Gates(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream);
   Verdict check(const ReadyKernel& kernel);
-  Gate& main() { return *gates_.front(); }
+  /// With the operands of the problem itself, for timing.
+  Gate& main() { return timed_ ? *timed_ : *gates_.front(); }
 
  private:
   KernelLibrary& library_;
   std::vector<std::unique_ptr<Gate>> gates_;
+  std::unique_ptr<Gate> timed_;  // where the problem itself is not checked
 };
 
 /// Compiles, loads and checks one config. Throws CompileError, OutOfMemoryError.

@@ -89,4 +89,24 @@ void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                          static_cast<double>(replay.num_nodes));
 }
 
+std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
+                                 const Params& problem, std::span<const Params> configs,
+                                 int rounds) {
+  constexpr int kSamples = 3;  // of one config in a round
+  const Stream stream;
+  Gate operands(library, family, problem, stream, Gate::Use::operands_only);
+  Meter meter(library.context(), operands, stream);
+  std::vector<ReadyKernel> kernels;
+  for (const Params& config : configs) kernels.push_back(library.load(family, problem, config));
+  std::vector<std::vector<double>> samples(kernels.size());
+  for (int round = -1; round < rounds; ++round)
+    for (std::size_t i = 0; i < kernels.size(); ++i) {
+      if (round == 0) samples[i].clear();
+      meter.measure(i, kernels[i], kSamples, samples[i]);
+    }
+  std::vector<Timing> timings;
+  for (std::vector<double>& some : samples) timings.push_back(summarize(std::move(some)));
+  return timings;
+}
+
 }  // namespace quern

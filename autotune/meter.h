@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <map>
+#include <span>
 #include <vector>
 
 #include "autotune/gate.h"
@@ -42,5 +43,12 @@ class Meter {
   std::vector<OperandSet> more_;  // besides the gate's own
   std::map<std::size_t, Replay> replays_;
 };
+
+/// Times configs of one problem against each other, on operands of its own: `rounds` rounds in which
+/// everybody runs a few replays, after one that does not count. One timing for each config. Throws
+/// CompileError, OutOfMemoryError, CudaError.
+std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
+                                 const Params& problem, std::span<const Params> configs,
+                                 int rounds = 11);
 
 }  // namespace quern

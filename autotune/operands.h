@@ -10,8 +10,8 @@
 namespace quern {
 
 /// Trial contents of an operand: the first elements of it, which then repeat. Random normal values
-/// of the operand's standard deviation for floating types, its `values` where it has some, random
-/// bits otherwise (packed weights). Small operands are not repeated; large ones are, with a prime
+/// of the operand's standard deviation for floating types (or their magnitudes), its `values` or
+/// numbers in its `range` where it has one of them, random bits otherwise (packed weights). Small operands are not repeated; large ones are, with a prime
 /// period, so that a kernel which mixes up tiles still reads other numbers. Equal seeds give equal
 /// contents. Throws InputError if `values` do not fit the shape.
 std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t seed);
@@ -29,7 +29,8 @@ struct Comparison {
   /// "y[3, 17] is 0.5 instead of 0.25", of the worst element; empty if error <= 1.
   std::string complaint;
 };
-/// Compares an output with its reference; integers and booleans must be equal.
+/// Compares an output with its reference; integers and booleans must be equal unless the tolerance
+/// has a `share`.
 Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
                           const std::vector<std::byte>& reference, const Tolerance& tolerance);
 

@@ -19,7 +19,7 @@ std::int64_t bucket(std::int64_t value) {
 }
 
 Params bucketed(const Family& family, Params problem) {
-  for (const std::string& field : family.dynamic_fields())
+  for (const std::string& field : family.dynamic_fields_of(problem))
     if (const auto value = problem.find(field);
         value != problem.end() && value->is_number_integer())
       *value = bucket(value->get<std::int64_t>());

@@ -1,845 +1,518 @@
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cctype>
-#include <set>
+#include <functional>
 
-#include "compiler/dsl_passes.h"
+#include "compiler/dsl_cuda_body.h"
+#include "compiler/dsl_cuda_header.h"
 #include "compiler/dsl_schedule.h"
-#include "compiler/dsl_tree.h"
-#include "runtime/base/error.h"
 
 namespace quern::dsl {
 namespace {
 
-/// Words that a variable or member must not be called: keywords, macros that compilers predefine,
-/// and what the generated code itself refers to.
-const std::set<std::string, std::less<>>& reserved_words() {
-  static const std::set<std::string, std::less<>> words = {
-      "alignas",       "alignof",     "and",
-      "and_eq",        "asm",         "auto",
-      "bitand",        "bitor",       "bool",
-      "break",         "case",        "catch",
-      "char",          "char8_t",     "char16_t",
-      "char32_t",      "class",       "co_await",
-      "co_return",     "co_yield",    "compl",
-      "concept",       "const",       "const_cast",
-      "consteval",     "constexpr",   "constinit",
-      "continue",      "decltype",    "default",
-      "delete",        "do",          "double",
-      "dynamic_cast",  "else",        "enum",
-      "explicit",      "export",      "extern",
-      "false",         "float",       "for",
-      "friend",        "goto",        "if",
-      "inline",        "int",         "long",
-      "mutable",       "namespace",   "new",
-      "noexcept",      "not",         "not_eq",
-      "nullptr",       "operator",    "or",
-      "or_eq",         "private",     "protected",
-      "public",        "register",    "reinterpret_cast",
-      "requires",      "return",      "short",
-      "signed",        "sizeof",      "static",
-      "static_assert", "static_cast", "struct",
-      "switch",        "template",    "this",
-      "thread_local",  "throw",       "true",
-      "try",           "typedef",     "typeid",
-      "typename",      "typeof",      "union",
-      "unsigned",      "using",       "virtual",
-      "void",          "volatile",    "wchar_t",
-      "while",         "xor",         "xor_eq",
-      "restrict",      "linux",       "unix",
-      "i386",          "NULL",        "NAN",
-      "INFINITY",      "Args",        "Vector",
-      "args",          "bf16",        "f16",
-      "blockIdx",      "gridDim",     "threadIdx",
-      "load",          "store",       "prefetch",
-      "row",           "col",         "lane",
-      "item",          "chunk",       "i",
-      "shared",        "to_f32",      "to_f16",
-      "to_bf16",       "to_i32",      "to_i8",
-      "to_u8",         "row_sum",     "row_max",
-      "row_min",       "sigmoid",     "min",
-      "max",           "expf",        "logf",
-      "sqrtf",         "rsqrtf",      "tanhf",
-      "erff",          "sinf",        "cosf",
-      "fabsf",         "fminf",       "fmaxf",
-      "vectors",       "num_rows"};
-  return words;
-}
-
-/// Gives out names that clash with nothing.
-class Names {
+/// The kernel around the work: which thread is where, the loops along a row, the passes.
+class KernelWriter {
  public:
-  std::string take(const std::string& wanted) {
-    std::string name = reserved_words().count(wanted) ? wanted + "_" : wanted;
-    for (int count = 2; !taken_.insert(name).second; ++count)
-      name = fmt::format("{}_{}", wanted, count);
-    return name;
-  }
-
- private:
-  std::set<std::string> taken_;
-};
-
-/// A piece of C++ and how tightly it binds.
-struct Code {
-  enum Level { ternary, comparison, sum, product, unary, primary };
-  std::string text;
-  Level level = primary;
-
-  std::string at_least(Level wanted) const { return level >= wanted ? text : "(" + text + ")"; }
-};
-
-std::string literal(float value) {
-  std::string text = fmt::format("{}", value);
-  if (text.find_first_of(".e") == std::string::npos) text += ".0";
-  return text + "f";
-}
-
-std::string type_name(DType dtype) {
-  switch (dtype) {
-    case DType::f16:
-      return "f16";
-    case DType::bf16:
-      return "bf16";
-    case DType::i32:
-      return "int";
-    case DType::i8:
-      return "signed char";
-    case DType::u8:
-      return "unsigned char";
-    case DType::boolean:
-      return "bool";
-    default:
-      return "float";
-  }
-}
-
-struct Helper {
-  std::string_view name, text;
-};
-
-/// What generated source may call; only what it does call is written. Conversions to 16 bits round
-/// to nearest even; those to integers also saturate and take NaN to 0.
-constexpr Helper kHelpers[] = {
-    {"bf16", "struct bf16 {\n  unsigned short bits;\n};\n"},
-    {"f16", "struct f16 {\n  unsigned short bits;\n};\n"},
-    {"to_f32 bf16",
-     "__device__ inline float to_f32(bf16 x) {\n"
-     "  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);\n}\n"},
-    {"to_f32 f16",
-     "__device__ inline float to_f32(f16 x) {\n  float out;\n"
-     "  asm(\"cvt.f32.f16 %0, %1;\" : \"=f\"(out) : \"h\"(x.bits));\n  return out;\n}\n"},
-    {"to_f32 int", "__device__ inline float to_f32(int x) { return static_cast<float>(x); }\n"},
-    {"to_bf16",
-     "__device__ inline bf16 to_bf16(float x) {\n  bf16 out;\n"
-     "  asm(\"cvt.rn.bf16.f32 %0, %1;\" : \"=h\"(out.bits) : \"f\"(x));\n  return out;\n}\n"},
-    {"to_f16",
-     "__device__ inline f16 to_f16(float x) {\n  f16 out;\n"
-     "  asm(\"cvt.rn.f16.f32 %0, %1;\" : \"=h\"(out.bits) : \"f\"(x));\n  return out;\n}\n"},
-    {"to_i32",
-     "__device__ inline int to_i32(int x) { return x; }\n"
-     "__device__ inline int to_i32(float x) { return __float2int_rn(x); }\n"},
-    {"to_i8",
-     "__device__ inline signed char to_i8(int x) {\n"
-     "  return static_cast<signed char>(max(-128, min(127, x)));\n}\n"
-     "__device__ inline signed char to_i8(float x) { return to_i8(__float2int_rn(x)); }\n"},
-    {"to_u8",
-     "__device__ inline unsigned char to_u8(int x) {\n"
-     "  return static_cast<unsigned char>(max(0, min(255, x)));\n}\n"
-     "__device__ inline unsigned char to_u8(float x) { return to_u8(__float2int_rn(x)); }\n"},
-    {"sigmoid",
-     "__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }\n"},
-    {"load",
-     "// Elements that move together, in accesses of up to 16 bytes.\n"
-     "template <class T, int N>\n"
-     "struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Vector {\n  T at[N];\n};\n\n"
-     "template <int N, class T>\n"
-     "__device__ inline Vector<T, N> load(const T* from) {\n"
-     "  return *reinterpret_cast<const Vector<T, N>*>(from);\n}\n\n"
-     "template <int N, class T>\n"
-     "__device__ inline void store(T* to, const Vector<T, N>& value) {\n"
-     "  *reinterpret_cast<Vector<T, N>*>(to) = value;\n}\n"},
-    {"prefetch",
-     "__device__ inline void prefetch(const void* address) {\n"
-     "  asm volatile(\"prefetch.global.L2 [%0];\" ::\"l\"(address));\n}\n"},
-};
-
-class CudaWriter {
- public:
-  CudaWriter(const Tree& tree, const Binding& binding, const Schedule& schedule,
-             const std::string& entry)
+  KernelWriter(const Tree& tree, const Binding& binding, const Schedule& schedule,
+               const std::string& entry)
       : tree_(tree),
         binding_(binding),
         schedule_(schedule),
         entry_(entry),
         shape_(cuda_shape(tree, binding, schedule)),
-        passes_(plan_passes(tree, shape_.keeps)),
-        cols_(bound_row_length(tree, binding)),
-        variables_(tree.nodes.size()) {}
+        passes_(plan_passes(tree, reuse_of(schedule.keep))),
+        indices_(tree, binding, names_),
+        reductions_(tree, helpers_, row_sharers(), segment_sharers()),
+        body_(tree, binding, text_, names_, helpers_, indices_, &reductions_) {
+    body_.set_vector(schedule.vector);
+  }
 
   std::string write() {
-    for (const std::string& axis : tree_.axes) axes_.push_back(names_.take(axis));
-    find_kept();
-    kernel();
-    return header() + body_;
-  }
-
- private:
-  static std::size_t at(int number) { return static_cast<std::size_t>(number); }
-  const Node& node(int number) const { return tree_.nodes[at(number)]; }
-  bool along_last(int number) const { return passes_.along_last[at(number)]; }
-  DType dtype_of(const Type& type) const {
-    return type.dtype == DType::boolean ? type.dtype : resolve(tree_, type, binding_);
-  }
-  DType operand_dtype(int operand) const { return dtype_of(tree_.operand_types[at(operand)]); }
-  bool is_kept(int number) const {
-    return std::binary_search(passes_.kept.begin(), passes_.kept.end(), number);
-  }
-  /// A load of `vector` neighbours at once.
-  bool is_vector_load(int number) const {
-    return node(number).op == Op::load && stride_along_last(tree_, node(number).index) == 1;
-  }
-
-  template <class... Args>
-  void line(fmt::format_string<Args...> format, Args&&... args) {
-    body_ +=
-        std::string(at(indent_) * 2, ' ') + fmt::format(format, std::forward<Args>(args)...) + "\n";
-  }
-  void open(const std::string& text) {
-    line("{}{{", text.empty() ? text : text + " ");
-    ++indent_;
-  }
-  void close() {
-    --indent_;
-    line("}}");
-  }
-  void need(std::string_view helper) { helpers_.insert(helper); }
-
-  std::string type_of(int number) {
-    const DType dtype = dtype_of(node(number).type);
-    if (dtype == DType::bf16 || dtype == DType::f16) need(quern::name(dtype));
-    return type_name(dtype);
-  }
-
-  // The file around the kernel.
-
-  static std::string member(const std::string& name) {
-    return reserved_words().count(name) ? name + "_" : name;
-  }
-
-  std::string header() {
-    std::string out = fmt::format("// Kernel {} of Quern's kernel language", tree_.name);
-    for (const auto& param : tree_.dtype_params)
-      out += fmt::format(", {} = {}", param, quern::name(binding_.dtypes.at(param)));
-    for (const std::string& axis : tree_.axes)
-      if (const auto bound = binding_.extents.find(axis); bound != binding_.extents.end())
-        out += fmt::format(", {} = {}", axis, bound->second);
-    out += ".\n\n";
-    std::string args = "struct Args {\n";
-    for (std::size_t i = 0; i < tree_.operands.size(); ++i) {
-      const OperandInfo& info = tree_.operands[i];
-      const DType dtype = operand_dtype(static_cast<int>(i));
-      if (dtype == DType::bf16 || dtype == DType::f16) need(quern::name(dtype));
-      args +=
-          fmt::format("  {}{}* {};  // [{}]\n", info.role == OperandInfo::Role::in ? "const " : "",
-                      type_name(dtype), member(info.name), fmt::join(info.axes, ", "));
-    }
-    for (const ScalarInfo& scalar : tree_.scalars)
-      args += fmt::format("  {} {};\n", type_name(scalar.dtype), member(scalar.name));
-    for (const std::string& axis : tree_.axes)
-      args += fmt::format("  long long {};\n", member(axis));
-    args += "};\n";
-    for (const Helper& helper : kHelpers)
-      if (helpers_.count(helper.name)) out += std::string(helper.text) + "\n";
-    return out + reduction_helpers() + args + "\n";
-  }
-
-  std::string reduction_helpers() {
-    std::string out;
-    const int threads = schedule_.threads_per_row;
-    const int width = std::min(threads, 32);
-    for (const Op op : {Op::reduce_sum, Op::reduce_max, Op::reduce_min}) {
-      if (!folds_.count(op)) continue;
-      const std::string name = fold_name(op);
-      const auto folded = [&](const std::string& other) {
-        return op == Op::reduce_sum   ? "value + " + other
-               : op == Op::reduce_max ? "fmaxf(value, " + other + ")"
-                                      : "fminf(value, " + other + ")";
-      };
-      const std::string lanes = width == 32 ? "0xffffffffu"
-                                            : fmt::format("{:#x}u << threadIdx.x % 32 / {} * {}",
-                                                          (1u << width) - 1, width, width);
-      const std::string shuffle = fmt::format(
-          "#pragma unroll\n  for (int apart = {}; apart > 0; apart /= 2)\n"
-          "    value = {};\n  return value;\n",
-          width / 2, folded("__shfl_xor_sync(lanes, value, apart)"));
-      const std::string warp = threads > 32 ? "warp" + name.substr(3) : name;
-      if (width == 1) {
-        out += fmt::format("__device__ inline float {}(float value) {{ return value; }}\n\n", warp);
-        continue;
-      }
-      out += fmt::format(
-          "// Over the {} neighbouring threads that share {}; each gets the result.\n"
-          "__device__ inline float {}(float value) {{\n  const unsigned lanes = {};\n{}}}\n\n",
-          width, threads > 32 ? "a warp" : "a row", warp, lanes, shuffle);
-      if (threads > 32)
-        out += fmt::format(
-            "// Over the block; `shared` has a place for each warp.\n"
-            "__device__ inline float {}(float value, float* shared) {{\n  value = {}(value);\n"
-            "  if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;\n  __syncthreads();\n"
-            "  value = threadIdx.x % 32 < {} ? shared[threadIdx.x % 32] : {};\n"
-            "  return {}(value);\n}}\n\n",
-            name, warp, threads / 32, identity(op), warp);
-    }
-    return out;
-  }
-
-  static std::string fold_name(Op op) {
-    return op == Op::reduce_max ? "row_max" : op == Op::reduce_min ? "row_min" : "row_sum";
-  }
-  static std::string identity(Op op) {
-    return op == Op::reduce_max   ? "-__int_as_float(0x7f800000)"
-           : op == Op::reduce_min ? "__int_as_float(0x7f800000)"
-                                  : "0.0f";
-  }
-
-  // The kernel.
-
-  void find_kept() {
-    for (const int n : passes_.kept) variables_[at(n)] = names_.take(variable_wish(n));
-  }
-
-  void kernel() {
-    open(
+    text_.open(
         fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(\n"
                     "    const __grid_constant__ Args args)",
                     schedule_.threads, entry_));
-    std::size_t num_reductions = 0;
-    for (const Pass& pass : passes_.passes) num_reductions += pass.reductions.size();
-    const std::string before = std::move(body_);
-    body_.clear();
-    num_rows_ = tree_.axes.size() == 1 ? "1" : tree_.axes.size() == 2 ? axes_[0] : "num_rows";
-    if (shape_.reduces) {
-      if (schedule_.threads_per_row > 32) line("__shared__ float shared[{}][32];", num_reductions);
-      row_of_thread();
-      row();
-    } else {
-      item_of_thread();
-    }
-    body_ = before + extents(body_) + body_;
-    close();
+    top_ = text_.mark();
+    if (shape_.shares_rows)
+      rows();
+    else
+      elements();
+    declare_num_rows();
+    indices_.declare_extents(text_, top_);
+    text_.close();
+    const std::string functions = reductions_.functions();  // asks for helpers of its own
+    const std::string args = args_struct(tree_, binding_, "Args", {}, helpers_);
+    return fmt::format("// {}.\n\n", title(tree_, binding_)) + helpers_.write() + functions + args +
+           text_.str();
   }
 
-  static bool mentions(std::string_view text, std::string_view name) {
-    const auto is_word = [&](std::size_t i) {
-      return i < text.size() &&
-             (std::isalnum(static_cast<unsigned char>(text[i])) || text[i] == '_');
-    };
-    for (std::size_t i = text.find(name); i != text.npos; i = text.find(name, i + 1))
-      if (!(i > 0 && (is_word(i - 1) || text[i - 1] == '.')) && !is_word(i + name.size()))
-        return true;
-    return false;
+ private:
+  using Work = CudaBody::Work;
+  using Folds = std::vector<CudaBody::Fold>;
+
+  static std::size_t at(int number) { return static_cast<std::size_t>(number); }
+  const Node& node(int number) const { return tree_.nodes[at(number)]; }
+  AxisSet outer() const { return tree_.walked & ~tree_.segment; }
+  bool keeps() const { return schedule_.keep != Keep::none; }
+  bool in_turn() const { return shape_.takes_segments_in_turn; }
+  bool flat_segments() const { return shape_.lanes_per_segment > 0; }
+  bool is_column() const { return tree_.is_column(); }
+  /// Neighbours that one step along a row takes.
+  int step() const { return is_column() ? 1 : body_.vector(); }
+  /// Lanes that take a segment together.
+  int lanes_in_turn() const { return is_column() ? 1 : std::min(32, schedule_.threads_per_row); }
+
+  Sharers row_sharers() const {
+    Sharers out;
+    if (!shape_.shares_rows) return out;
+    out.lanes = schedule_.threads_per_row;
+    out.threads = schedule_.threads;
+    out.cluster = schedule_.cluster;
+    out.apart = tree_.is_column();
+    return out;
+  }
+  Sharers segment_sharers() const {
+    Sharers out;
+    out.threads = schedule_.threads;
+    out.lanes = flat_segments() ? shape_.lanes_per_segment
+                                : in_turn() ? lanes_in_turn() : 1;
+    return out;
   }
 
-  /// Declarations of the extents that `text` needs.
-  std::string extents(const std::string& text) const {
-    const std::string rows = tree_.axes.size() > 2 && mentions(text, "num_rows")
-                                 ? fmt::format("  const long long num_rows = {};\n",
-                                               fmt::join(axes_.begin(), axes_.end() - 1, " * "))
-                                 : std::string();
-    std::string out;
-    for (std::size_t i = 0; i < tree_.axes.size(); ++i) {
-      if (!mentions(text, axes_[i]) && !mentions(rows, axes_[i])) continue;
-      const auto bound = binding_.extents.find(tree_.axes[i]);
-      out +=
-          bound != binding_.extents.end()
-              ? fmt::format("  constexpr long long {} = {};\n", axes_[i], bound->second)
-              : fmt::format("  const long long {} = args.{};\n", axes_[i], member(tree_.axes[i]));
-    }
-    return out + rows;
-  }
+  // Rows.
 
-  std::string col_type() const { return cols_ > 0 && cols_ < (1LL << 30) ? "int" : "long long"; }
+  std::string num_rows() const {
+    const int axes = __builtin_popcount(tree_.leading());
+    return axes > 1 ? "num_rows" : indices_.extent(tree_.leading()).text;
+  }
+  void declare_num_rows() {
+    if (mentions(text_.since(top_), "num_rows"))
+      text_.insert(top_, fmt::format("const long long num_rows = {};",
+                                    indices_.extent(tree_.leading()).text));
+  }
 
   void wait_for_predecessor() {
     if (!schedule_.pdl) return;
-    body_ += "#if __CUDA_ARCH__ >= 900\n";
-    line("asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");");
-    line("asm volatile(\"griddepcontrol.launch_dependents;\");");
-    body_ += "#endif\n";
+    text_.at_margin("#if __CUDA_ARCH__ >= 900");
+    text_.line("asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");");
+    text_.line("asm volatile(\"griddepcontrol.launch_dependents;\");");
+    text_.at_margin("#endif");
   }
 
-  void row_of_thread() {
-    const int per_row = schedule_.threads_per_row;
-    if (per_row == schedule_.threads) {
-      line("const long long row = blockIdx.x;");
-      line("const int lane = threadIdx.x;");
+  std::string lane() const { return shape_.lanes == 1 ? "0" : "lane"; }
+  /// "lane * 8"
+  std::string first_col() const {
+    return lane() == "0" || step() == 1 ? lane() : fmt::format("lane * {}", step());
+  }
+
+  void find_row() {
+    const int per_row = schedule_.threads_per_row, rows = schedule_.threads / per_row;
+    if (is_column()) {
+      const std::string vector =
+          schedule_.vector > 1 ? fmt::format(" * {}", schedule_.vector) : std::string();
+      text_.line("const long long item = {}blockIdx.x * {}ll + threadIdx.x{}{}{};",
+                 vector.empty() ? "" : "(", rows,
+                 per_row > 1 ? fmt::format(" % {}", rows) : std::string(),
+                 vector.empty() ? "" : ")", vector);
+      if (per_row > 1) text_.line("const int lane = threadIdx.x / {};", rows);
+    } else if (schedule_.cluster > 1) {
+      text_.line("const long long row = blockIdx.x / {};", schedule_.cluster);
+      text_.line("const int lane = blockIdx.x % {} * {} + threadIdx.x;", schedule_.cluster,
+                 schedule_.threads);
+    } else if (per_row == schedule_.threads) {
+      text_.line("const long long row = blockIdx.x;");
+      text_.line("const int lane = threadIdx.x;");
+    } else if (per_row == 1) {
+      text_.line("const long long row = blockIdx.x * {}ll + threadIdx.x;", rows);
     } else {
-      line("const long long row = blockIdx.x * {}ll + threadIdx.x / {};",
-           schedule_.threads / per_row, per_row);
-      line("const int lane = threadIdx.x % {};", per_row);
+      text_.line("const long long row = blockIdx.x * {}ll + threadIdx.x / {};", rows, per_row);
+      text_.line("const int lane = threadIdx.x % {};", per_row);
     }
     if (schedule_.pdl) prefetch_parameters();
     wait_for_predecessor();
-    line("if (row >= {}) return;", num_rows_);
-    leading_indices();
+    text_.line("if ({} >= {}) return;", is_column() ? "item" : "row", num_rows());
   }
 
   /// Operands that all rows share are most often weights, which no predecessor writes. Fetching
   /// them into L2 before waiting is harmless if one does.
   void prefetch_parameters() {
+    if (is_column()) return;
     std::vector<std::string> lines;
     for (std::size_t i = 0; i < tree_.operands.size(); ++i) {
       const auto& layout = tree_.layouts[i];
-      if (layout.size() != 1 || layout[0].axis != tree_.last_axis()) continue;
-      lines.push_back(fmt::format("prefetch(args.{} + col);", member(tree_.operands[i].name)));
+      const bool whole = tree_.axes_of(static_cast<int>(i)) == tree_.walked &&
+                         static_cast<int>(layout.size()) == __builtin_popcount(tree_.walked);
+      if (!whole || resolve(tree_, tree_.operand_types[i], binding_) == DType::i4) continue;
+      lines.push_back(
+          fmt::format("prefetch(args.{} + col);", member_name(tree_.operands[i].name)));
     }
     if (lines.empty()) return;
-    need("prefetch");
-    open(fmt::format("for ({0} col = lane * {1}; col < {2}; col += {3})", col_type(), shape_.vector,
-                     axes_.back(), shape_.vector * schedule_.threads_per_row));
-    for (const std::string& text : lines) line("{}", text);
-    close();
+    helpers_.need("prefetch");
+    text_.open(fmt::format("for ({0} col = {1}; col < {2}; col += {3})",
+                           indices_.type(tree_.walked), first_col(),
+                           indices_.extent(tree_.walked).text, step() * shape_.lanes));
+    for (const std::string& line : lines) text_.put(line);
+    text_.close();
   }
 
-  void item_of_thread() {
-    wait_for_predecessor();
-    const std::string step = fmt::format("{}ll", schedule_.threads);
-    if (shape_.vector > 1)
-      line("constexpr {} vectors = {};  // in a row", col_type(), cols_ / shape_.vector);
-    const std::string in_row = shape_.vector > 1 ? "vectors" : axes_.back();
-    open(
-        fmt::format("for (long long item = blockIdx.x * {0} + threadIdx.x; item < {1}{2};\n"
-                    "       item += gridDim.x * {0})",
-                    step, num_rows_ == "1" ? "" : num_rows_ + " * ", in_row));
-    if (num_rows_ != "1") line("const long long row = item / {};", in_row);
-    const std::string index = num_rows_ == "1" ? "item" : fmt::format("item % {}", in_row);
-    if (shape_.vector > 1)
-      line("const {0} col = static_cast<{0}>({1}) * {2};", col_type(), index, shape_.vector);
-    else
-      line("const {0} col = static_cast<{0}>({1});", col_type(), index);
-    leading_indices();
-    const Pass& pass = passes_.passes.front();
-    row_values(pass);
-    column_values(pass, true);
-    bool any = false;
-    for (const Store& store : tree_.stores) any = any || !stride_along_last(tree_, store.operand);
-    if (any) {
-      open("if (col == 0)");
-      store_row_values();
-      close();
-    }
-    close();
-  }
-
-  /// Indices along single leading axes, for operands that lack some of them.
-  void leading_indices() {
-    const int leading = tree_.last_axis();
-    indices_.assign(at(leading), leading == 1 ? "row" : "");
-    if (leading < 2) return;
-    AxisSet used = 0;
-    for (const auto& layout : tree_.layouts) {
-      if (starts_with_row(layout)) continue;
-      for (const Dimension& dimension : layout)
-        if (dimension.axis >= 0) used |= 1u << dimension.axis;
-    }
-    std::string rest = "row";
-    for (int axis = leading - 1; axis >= 0; --axis) {
-      const std::string& extent = axes_[at(axis)];
-      if ((used >> axis) & 1u) {
-        indices_[at(axis)] = names_.take(tree_.axes[at(axis)] + "_index");
-        line("const long long {} = {}{};", indices_[at(axis)], rest,
-             axis == 0 ? "" : " % " + extent);
-      }
-      rest += " / " + extent;
-    }
-  }
-
-  bool starts_with_row(const std::vector<Dimension>& layout) const {
-    const std::size_t leading = at(tree_.last_axis());
-    if (layout.size() < leading) return false;
-    for (std::size_t i = 0; i < leading; ++i)
-      if (layout[i].axis != static_cast<int>(i)) return false;
-    return true;
-  }
-
-  /// "(row * 2 + 1) * cols + col"
-  std::string offset(int operand, const std::vector<std::int64_t>& picked, const std::string& col) {
-    const auto& layout = tree_.layouts[at(operand)];
-    Code out{"", Code::primary};
-    std::size_t first = 0, num_picked = 0;
-    if (tree_.last_axis() > 0 && starts_with_row(layout)) {
-      out.text = "row";
-      first = at(tree_.last_axis());
-    }
-    for (std::size_t i = first; i < layout.size(); ++i) {
-      const Dimension& dimension = layout[i];
-      const bool fixed = dimension.axis < 0;
-      const std::string extent =
-          fixed ? std::to_string(dimension.extent) : axes_[at(dimension.axis)];
-      const std::string index = fixed ? std::to_string(picked[num_picked++])
-                                : dimension.axis == tree_.last_axis()
-                                    ? col
-                                    : indices_[at(dimension.axis)];
-      if (out.text.empty())
-        out = {index, Code::primary};
-      else
-        out = {fmt::format("{} * {}{}", out.at_least(Code::product), extent,
-                           index == "0" ? "" : " + " + index),
-               index == "0" ? Code::product : Code::sum};
-    }
-    return out.text;
-  }
-
-  void row() {
-    for (const int n : passes_.kept) {
-      if (is_vector_load(n))
-        line("Vector<{}, {}> {}[{}];", type_of(n), shape_.vector, variables_[at(n)], shape_.chunks);
-      else
-        line("{} {}[{}];", type_of(n), variables_[at(n)], shape_.chunks * shape_.vector);
-    }
-    std::size_t reduction_number = 0;
-    for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
-      const Pass& pass = passes_.passes[p];
-      const bool last = p + 1 == passes_.passes.size();
-      row_values(pass);
-      std::vector<std::string> partials;
-      for (const int n : pass.reductions) {
-        variables_[at(n)] = names_.take(variable_wish(n));
-        partials.push_back(names_.take(variables_[at(n)] + "_partial"));
-        line("float {} = {};", partials.back(), identity(node(n).op));
-      }
-      if (!pass.column_nodes.empty() || !pass.kept_before.empty() || writes_columns(last))
-        walk(pass, last, partials);
-      for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
-        const int n = pass.reductions[r];
-        const Op fold = node(n).op == Op::reduce_mean ? Op::reduce_sum : node(n).op;
-        folds_.insert(fold);
-        const std::string place = schedule_.threads_per_row > 32
-                                      ? fmt::format(", shared[{}]", reduction_number)
-                                      : std::string();
-        ++reduction_number;
-        line("const float {} = {}({}{}){};", variables_[at(n)], fold_name(fold), partials[r], place,
-             node(n).op == Op::reduce_mean ? fmt::format(" / static_cast<float>({})", axes_.back())
-                                           : std::string());
-      }
-    }
-    bool any = false;
-    for (const Store& store : tree_.stores) any = any || !stride_along_last(tree_, store.operand);
-    if (!any) return;
-    open("if (lane == 0)");
-    store_row_values();
-    close();
-  }
-
-  bool writes_columns(bool last) const {
-    return last && std::any_of(tree_.stores.begin(), tree_.stores.end(), [&](const Store& store) {
-             return stride_along_last(tree_, store.operand) != 0;
-           });
-  }
-
-  /// The loop over the columns that one thread sees.
-  void walk(const Pass& pass, bool last, const std::vector<std::string>& partials) {
-    const int v = shape_.vector, step = v * schedule_.threads_per_row;
-    if (shape_.keeps) {
-      const bool partial = static_cast<std::int64_t>(shape_.chunks) * step != cols_;
-      const bool reads = std::any_of(pass.column_nodes.begin(), pass.column_nodes.end(),
-                                     [&](int n) { return node(n).op == Op::load; });
-      chunk_ = shape_.chunks > 1 ? "chunk" : "0";
-      if (shape_.chunks > 1) {
-        body_ += "#pragma unroll\n";
-        open(fmt::format("for (int chunk = 0; chunk < {}; ++chunk)", shape_.chunks));
+  /// The variables that tell where a thread is.
+  void name_positions() {
+    if (is_column() && shape_.shares_rows) {
+      indices_.add(tree_.leading(), "item");
+      if (in_turn()) {
+        indices_.add(outer(), "segment");
+        indices_.add(tree_.segment, "at");
       } else {
-        open("");
+        indices_.add(tree_.walked, "step");
       }
-      if (partial || reads || writes_columns(last))
-        line("const int col = {}{};",
-             shape_.chunks > 1 ? fmt::format("(chunk * {} + lane)", schedule_.threads_per_row)
-                               : "lane",
-             v > 1 ? fmt::format(" * {}", v) : std::string());
-      if (partial) open(fmt::format("if (col < {})", axes_.back()));
-      column_values(pass, last, partials);
-      if (partial) close();
-      close();
       return;
     }
-    open(fmt::format("for ({0} col = lane{1}; col < {2}; col += {3})", col_type(),
-                     v > 1 ? fmt::format(" * {}", v) : std::string(), axes_.back(), step));
-    column_values(pass, last, partials);
-    close();
+    indices_.add(tree_.leading(), "row");
+    if (in_turn()) {
+      indices_.add(outer(), "segment");
+      indices_.add(tree_.segment, "at");
+      return;
+    }
+    indices_.add(tree_.walked, "col");
+    if (flat_segments()) {
+      indices_.add(outer(), "segment", "col");
+      indices_.add(tree_.segment, "at", "col");
+    }
   }
 
-  /// Loads, the arithmetic of each element, stores.
-  void column_values(const Pass& pass, bool last, const std::vector<std::string>& partials = {}) {
-    const int v = shape_.vector;
-    for (const int n : pass.column_nodes) {
-      if (!is_vector_load(n)) continue;
-      need("load");
-      const std::string from =
-          fmt::format("load<{}>(args.{} + {})", v, member(tree_.operands[at(node(n).index)].name),
-                      offset(node(n).index, node(n).picked, "col"));
-      if (is_kept(n)) {
-        line("{}[{}] = {};", variables_[at(n)], chunk_, from);
-      } else {
-        if (variables_[at(n)].empty()) variables_[at(n)] = names_.take(variable_wish(n));
-        line("const auto {} = {};", variables_[at(n)], from);
+  void rows() {
+    name_positions();
+    find_row();
+    const std::size_t start = text_.mark();
+    if (schedule_.cluster > 1) text_.line("cluster_arrive();  // before anything is sent");
+    keep_values();
+    bool waits = schedule_.cluster > 1;
+    for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
+      const Pass& pass = passes_.passes[p];
+      body_.emit({pass.row_nodes, {}, {}});
+      if (p == 0) stage_row();
+      const std::vector<int> row_reductions = reductions_of(pass, Level::row);
+      const Folds folds = body_.declare_partials(row_reductions);
+      pass_along_row(pass, p + 1 == passes_.passes.size(), p == 0, folds);
+      if (waits && !folds.empty()) {
+        text_.line("cluster_wait();");
+        waits = false;
       }
+      for (const CudaBody::Fold& fold : folds) body_.finish(fold, true);
     }
-    if (last)
-      for (const Store& store : tree_.stores)
-        if (stride_along_last(tree_, store.operand)) {
-          need("load");
-          line("Vector<{}, {}> {};", type_of(store.value), v, new_value(store));
-        }
-    if (has_element_work(pass, last)) {
-      if (v > 1) {
-        body_ += "#pragma unroll\n";
-        open(fmt::format("for (int i = 0; i < {}; ++i)", v));
-      }
-      elements(pass, last, partials);
-      if (v > 1) close();
-    }
-    if (last)
-      for (const Store& store : tree_.stores)
-        if (stride_along_last(tree_, store.operand))
-          line("store(args.{} + {}, {});", member(tree_.operands[at(store.operand)].name),
-               offset(store.operand, {}, "col"), new_value(store));
-  }
-
-  bool has_element_work(const Pass& pass, bool last) const {
-    return writes_columns(last) || !pass.reductions.empty();
-  }
-
-  void elements(const Pass& pass, bool last, const std::vector<std::string>& partials) {
-    std::vector<int> uses(tree_.nodes.size(), 0);
-    const auto use = [&](int n) { ++uses[at(n)]; };
-    for (const int n : pass.column_nodes)
-      for (const int arg : node(n).args)
-        if (arg >= 0) use(arg);
-    for (const int n : pass.reductions) use(node(n).args[0]);
-    if (last)
-      for (const Store& store : tree_.stores) use(store.value);
-    inlined_.clear();
-    for (const int n : pass.column_nodes) {
-      if (is_vector_load(n)) continue;
-      const Code value = expression(n);
-      if (is_kept(n)) {
-        line("{}[{}] = {};", variables_[at(n)], element_index(), value.text);
-      } else if (uses[at(n)] == 1 && (node(n).name.empty() || is_final(n, last))) {
-        inlined_[n] = value;
-      } else {
-        if (variables_[at(n)].empty()) variables_[at(n)] = names_.take(variable_wish(n));
-        line("const {} {} = {};", type_of(n), variables_[at(n)], value.text);
-      }
-    }
-    for (std::size_t r = 0; r < pass.reductions.size(); ++r) {
-      const Node& reduction = node(pass.reductions[r]);
-      const Code value = reference(reduction.args[0]);
-      if (reduction.op == Op::reduce_max || reduction.op == Op::reduce_min)
-        line("{0} = {1}({0}, {2});", partials[r],
-             reduction.op == Op::reduce_max ? "fmaxf" : "fminf", value.text);
-      else
-        line("{} += {};", partials[r], value.text);
-    }
-    if (last)
-      for (const Store& store : tree_.stores)
-        if (stride_along_last(tree_, store.operand))
-          line("{}.at[{}] = {};", new_value(store), shape_.vector > 1 ? "i" : "0",
-               reference(store.value).text);
-    inlined_.clear();
-  }
-
-  /// The value of a store, which needs no name besides the operand's.
-  bool is_final(int n, bool last) const {
-    return last && std::any_of(tree_.stores.begin(), tree_.stores.end(), [&](const Store& store) {
-             return store.value == n && stride_along_last(tree_, store.operand) != 0;
-           });
-  }
-
-  std::string new_value(const Store& store) {
-    std::string& name = new_values_[store.operand];
-    if (name.empty()) name = names_.take("new_" + tree_.operands[at(store.operand)].name);
-    return name;
-  }
-
-  std::string element_index() const {
-    const int v = shape_.vector;
-    if (v == 1) return chunk_;
-    return shape_.chunks == 1 ? "i" : fmt::format("{} * {} + i", chunk_, v);
-  }
-
-  /// Values that do not vary along the last axis.
-  void row_values(const Pass& pass) {
-    for (const int n : pass.row_nodes) {
-      if (node(n).op == Op::constant || node(n).op == Op::scalar) continue;
-      const Code value = expression(n);
-      if (node(n).name.empty() && only_user_is_in(pass.row_nodes, n)) {
-        inlined_rows_[n] = value;
-        continue;
-      }
-      variables_[at(n)] = names_.take(variable_wish(n));
-      line("const {} {} = {};", type_of(n), variables_[at(n)], value.text);
-    }
-  }
-
-  bool only_user_is_in(const std::vector<int>& nodes, int n) const {
-    int users = 0, inside = 0;
-    for (std::size_t m = 0; m < tree_.nodes.size(); ++m)
-      for (const int arg : tree_.nodes[m].args)
-        if (arg == n) {
-          ++users;
-          inside += std::binary_search(nodes.begin(), nodes.end(), static_cast<int>(m));
-        }
-    for (const Store& store : tree_.stores) users += store.value == n;
-    return users == 1 && inside == 1;
+    if (waits) text_.line("cluster_wait();");
+    store_row_values();
+    indices_.declare(text_, start, is_column() ? "item" : "row");
+    // Shared memory comes first.
+    std::vector<std::string> shared = reductions_.shared_memory();
+    if (shape_.smem_bytes > 0)
+      shared.insert(shared.begin(), "extern __shared__ __align__(16) unsigned char staged[];");
+    for (auto line = shared.rbegin(); line != shared.rend(); ++line) text_.insert(top_, *line);
+    if (schedule_.cluster > 1) helpers_.need("cluster");
   }
 
   void store_row_values() {
+    const auto stores = stores_at(Level::row);
+    if (stores.empty()) return;
+    if (overwrites(stores))
+      if (const std::string barrier = reductions_.row_barrier(); !barrier.empty())
+        text_.put(barrier);
+    if (shape_.lanes > 1) text_.open("if (lane == 0)");
+    body_.emit({{}, {}, stores});
+    if (shape_.lanes > 1) text_.close();
+  }
+
+  std::vector<const Store*> stores_at(Level level) const {
+    std::vector<const Store*> out;
     for (const Store& store : tree_.stores)
-      if (!stride_along_last(tree_, store.operand))
-        line("args.{}[{}] = {};", member(tree_.operands[at(store.operand)].name),
-             offset(store.operand, {}, "col"), reference(store.value).text);
+      if (tree_.store_level(store) == level) out.push_back(&store);
+    return out;
+  }
+  /// Whether other threads may still read what these stores overwrite.
+  bool overwrites(const std::vector<const Store*>& stores) const {
+    return std::any_of(stores.begin(), stores.end(), [&](const Store* store) {
+      return tree_.operands[at(store->operand)].role == OperandInfo::Role::inout;
+    });
+  }
+  std::vector<int> reductions_of(const Walk& walk, Level level) const {
+    std::vector<int> out;
+    for (const int n : walk.reductions)
+      if (tree_.level(n) == level) out.push_back(n);
+    return out;
+  }
+  std::vector<int> reductions_of(const Pass& pass, Level level) const {
+    std::vector<int> out;
+    for (const Walk& walk : pass.walks)
+      for (const int n : reductions_of(walk, level)) out.push_back(n);
+    return out;
   }
 
-  std::string variable_wish(int n) const {
-    const Node& wanted = node(n);
-    std::string name = wanted.name;
-    for (const std::int64_t index : wanted.picked) name += fmt::format("_{}", index);
-    if (!name.empty()) return name;
-    switch (wanted.op) {
-      case Op::reduce_sum:
-        return "sum";
-      case Op::reduce_mean:
-        return "mean";
-      case Op::reduce_max:
-        return "largest";
-      case Op::reduce_min:
-        return "smallest";
-      case Op::rsqrt:
-        return "scale";
-      default:
-        return "t";
+  // What is kept.
+
+  void keep_values() {
+    if (!keeps()) return;
+    CudaBody::Kept kept;
+    kept.chunks = shape_.chunks;
+    kept.threads = schedule_.threads;
+    if (schedule_.keep == Keep::registers) {
+      kept.nodes.insert(passes_.kept.begin(), passes_.kept.end());
+      for (const int n : segment_values_of_later_passes()) kept.nodes.insert(n);
+      body_.set_kept(std::move(kept));
+      body_.declare_kept();
+      return;
+    }
+    std::int64_t offset = 0;
+    for (const int n : staged_loads(tree_, passes_, binding_)) {
+      const DType dtype = resolve(tree_, node(n).type, binding_);
+      const std::string type = dtype == DType::i4 ? "unsigned char" : type_name(dtype);
+      helpers_.need_type(dtype);
+      std::string name = names_.take("staged_" + node(n).name);
+      text_.line("{0}* const {1} = reinterpret_cast<{0}*>(staged{2});", type, name,
+                 offset > 0 ? fmt::format(" + {}", offset) : std::string());
+      offset += staged_bytes(tree_, binding_, schedule_, shape_.chunks, n);
+      kept.staged[first_of_vector(n)] = name;
+    }
+    body_.set_kept(std::move(kept));
+  }
+
+  int first_of_vector(int number) const {
+    for (int n = 0; n < number; ++n)
+      if (node(n).op == Op::load &&
+          access_of(tree_, node(n), binding_).kind == Access::Kind::vector &&
+          same_vector(tree_, node(n), node(number)))
+        return n;
+    return number;
+  }
+
+  /// Segments' values that one pass computes and another one needs.
+  std::set<int> segment_values_of_later_passes() const {
+    std::map<int, std::size_t> computed;
+    std::set<int> out;
+    for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
+      const Pass& pass = passes_.passes[p];
+      const auto use = [&](int n) {
+        const auto found = computed.find(n);
+        if (found != computed.end() && found->second != p) out.insert(n);
+      };
+      const auto use_args = [&](int n) {
+        for (const int arg : node(n).args)
+          if (arg >= 0) use(arg);
+      };
+      for (const Walk& walk : pass.walks) {
+        for (const int n : walk.segment_nodes) computed.emplace(n, p);
+        for (const int n : reductions_of(walk, Level::segment)) computed.emplace(n, p);
+        for (const auto* nodes : {&walk.segment_nodes, &walk.element_nodes, &walk.reductions})
+          for (const int n : *nodes) use_args(n);
+      }
+      if (p + 1 == passes_.passes.size())
+        for (const Store& store : tree_.stores) use(store.value);
+    }
+    return out;
+  }
+
+  /// All vectors of the row are on their way before the first one is waited for.
+  void stage_row() {
+    if (schedule_.keep != Keep::shared) return;
+    along_chunks([&] { body_.stage(); });
+    text_.line("asm volatile(\"cp.async.wait_all;\" ::: \"memory\");");
+  }
+
+  // Loops along a row.
+
+  void along_chunks(const std::function<void()>& work) {
+    const int chunks = shape_.chunks;
+    const std::int64_t length = bound_extent(tree_, binding_, tree_.walked);
+    const bool partial = std::int64_t{chunks} * step() * shape_.lanes != length;
+    body_.set_chunk(chunks > 1 ? "chunk" : "0");
+    if (chunks > 1) {
+      if (schedule_.keep == Keep::registers) text_.at_margin("#pragma unroll");
+      text_.open(fmt::format("for (int chunk = 0; chunk < {}; ++chunk)", chunks));
+    } else {
+      text_.open();
+    }
+    const std::size_t mark = text_.mark();
+    if (partial) text_.open(fmt::format("if (col < {})", indices_.extent(tree_.walked).text));
+    const std::size_t inside = text_.mark();
+    work();
+    indices_.declare(text_, inside, "col");
+    if (partial) text_.close();
+    if (mentions(text_.since(mark), "col")) {
+      const std::string chunk =
+          shape_.lanes == 1 ? "chunk" : fmt::format("(chunk * {} + lane)", shape_.lanes);
+      text_.insert(mark, fmt::format("const {} col = {}{};", indices_.type(tree_.walked),
+                                     chunks > 1 ? chunk : lane(),
+                                     step() > 1 ? fmt::format(" * {}", step()) : std::string()));
+    }
+    text_.close();
+  }
+
+  /// A loop of `lanes` threads over positions along some axes.
+  void along(AxisSet axes, const std::string& name, const std::string& first, int step,
+             const std::function<void()>& work) {
+    text_.open(fmt::format("for ({0} {1} = {2}; {1} < {3}; {4})", indices_.type(axes), name, first,
+                           indices_.extent(axes).text,
+                           step == 1 ? "++" + name : fmt::format("{} += {}", name, step)));
+    const std::size_t mark = text_.mark();
+    work();
+    indices_.declare(text_, mark, name);
+    text_.close();
+  }
+
+  void pass_along_row(const Pass& pass, bool last, bool first, const Folds& row_folds) {
+    const auto walks = [&] {
+      for (std::size_t w = 0; w < pass.walks.size(); ++w)
+        walk(pass.walks[w], last && w + 1 == pass.walks.size(), first && w == 0, row_folds);
+    };
+    if (!has_work(pass, last)) return;
+    if (in_turn()) {
+      const int lanes = lanes_in_turn(), groups = shape_.lanes / lanes;
+      along(outer(), "segment",
+            groups == 1  ? "0"
+            : lanes == 1 ? lane()
+                         : fmt::format("lane / {}", lanes),
+            groups, walks);
+      return;
+    }
+    if (keeps()) return along_chunks(walks);
+    const auto loop = [&] {
+      along(tree_.walked, is_column() ? "step" : "col", first_col(), step() * shape_.lanes, walks);
+    };
+    either_width(loop);
+  }
+
+  /// Twice if the innermost extent is known at run time alone: for multiples of the schedule's
+  /// vector, and for the others.
+  void either_width(const std::function<void()>& loop) {
+    if (shape_.narrow == 0) return loop();
+    text_.open(fmt::format("if ({} % {} == 0)", indices_.extent(tree_.last_axis()),
+                           schedule_.vector));
+    loop();
+    text_.otherwise();
+    body_.set_vector(shape_.narrow);
+    loop();
+    body_.set_vector(schedule_.vector);
+    text_.close();
+  }
+
+  bool has_work(const Pass& pass, bool last) const {
+    return std::any_of(pass.walks.begin(), pass.walks.end(),
+                       [&](const Walk& walk) {
+                         return !walk.element_nodes.empty() || !walk.reductions.empty() ||
+                                !walk.segment_nodes.empty();
+                       }) ||
+           (last && (!stores_at(Level::element).empty() || !stores_at(Level::segment).empty()));
+  }
+
+  /// Of the values of a segment, or of the whole row.
+  Folds split(const Folds& folds, Level level) const {
+    Folds out;
+    for (const CudaBody::Fold& fold : folds)
+      if (tree_.level(node(fold.node).args[0]) == level) out.push_back(fold);
+    return out;
+  }
+
+  void walk(const Walk& walk, bool last, bool first, const Folds& row_folds) {
+    const bool folds_row = !reductions_of(walk, Level::row).empty();
+    const std::vector<int> segment_reductions = reductions_of(walk, Level::segment);
+    if (!walk.segment_nodes.empty()) body_.emit({walk.segment_nodes, {}, {}});
+    const Folds segment_folds = body_.declare_partials(segment_reductions);
+
+    Work work{walk.element_nodes, segment_folds, {}};
+    if (schedule_.keep == Keep::shared && !first) {
+      // From shared memory; what does not wait there is read again.
+      work.nodes.insert(work.nodes.end(), walk.kept_before.begin(), walk.kept_before.end());
+      std::sort(work.nodes.begin(), work.nodes.end());
+    }
+    if (folds_row)
+      for (const CudaBody::Fold& fold : split(row_folds, Level::element))
+        work.folds.push_back(fold);
+    if (last) work.stores = stores_at(Level::element);
+    if (!work.folds.empty() || !work.stores.empty() ||
+        (!work.nodes.empty() && schedule_.keep == Keep::registers)) {
+      if (in_turn())
+        along_segment([&] { body_.emit(work); });
+      else
+        body_.emit(work);
+    }
+    for (const CudaBody::Fold& fold : segment_folds) body_.finish(fold, false);
+
+    if (const Folds folds = split(row_folds, Level::segment); folds_row && !folds.empty())
+      once_per_segment([&] { body_.emit({{}, folds, {}}); });
+    if (const auto stores = stores_at(Level::segment); last && !stores.empty()) {
+      if (overwrites(stores))
+        if (const std::string barrier = reductions_.segment_barrier(); !barrier.empty())
+          text_.put(barrier);
+      once_per_segment([&] { body_.emit({{}, {}, stores}); });
     }
   }
 
-  /// How other expressions write the value of `n`.
-  Code reference(int n) {
-    const Node& wanted = node(n);
-    if (wanted.op == Op::constant) return {literal(wanted.value), Code::primary};
-    if (wanted.op == Op::scalar)
-      return {"args." + member(tree_.scalars[at(wanted.index)].name), Code::primary};
-    if (const auto found = inlined_.find(n); found != inlined_.end()) return found->second;
-    if (const auto found = inlined_rows_.find(n); found != inlined_rows_.end())
-      return found->second;
-    const std::string& variable = variables_[at(n)];
-    if (is_vector_load(n))
-      return {fmt::format("{}{}.at[{}]", variable,
-                          is_kept(n) ? fmt::format("[{}]", chunk_) : std::string(),
-                          shape_.vector > 1 ? "i" : "0"),
-              Code::primary};
-    if (is_kept(n)) return {fmt::format("{}[{}]", variable, element_index()), Code::primary};
-    return {variable, Code::primary};
+  /// The elements of a segment that groups of lanes take in turn.
+  void along_segment(const std::function<void()>& work) {
+    const int lanes = lanes_in_turn();
+    std::string first = lanes == 1                ? "0"
+                        : lanes == shape_.lanes ? "lane"
+                                                  : fmt::format("lane % {}", lanes);
+    if (step() > 1 && lanes > 1) first += fmt::format(" * {}", step());
+    along(tree_.segment, "at", first, lanes * step(), work);
   }
 
-  Code expression(int n) {
-    const Node& wanted = node(n);
-    const auto arg = [&](std::size_t i) { return reference(wanted.args[i]); };
-    const auto infix = [&](const char* symbol, Code::Level level, Code::Level right) {
-      return Code{fmt::format("{} {} {}", arg(0).at_least(level), symbol, arg(1).at_least(right)),
-                  level};
-    };
-    const auto call = [&](const char* function) {
-      std::string text = function + ("(" + arg(0).text);
-      for (std::size_t i = 1; i < 3 && wanted.args[i] >= 0; ++i) text += ", " + arg(i).text;
-      return Code{text + ")", Code::primary};
-    };
-    const auto compare = [&](const char* symbol) {
-      return infix(symbol, Code::comparison, Code::sum);
-    };
-    switch (wanted.op) {
-      case Op::load:
-        return {fmt::format(
-                    "args.{}[{}]", member(tree_.operands[at(wanted.index)].name),
-                    offset(wanted.index, wanted.picked, shape_.vector > 1 ? "(col + i)" : "col")),
-                Code::primary};
-      case Op::cast:
-        return cast(wanted);
-      case Op::negate:
-        return {"-" + arg(0).at_least(Code::primary), Code::unary};
-      case Op::abs:
-        return call("fabsf");
-      case Op::sqrt:
-        return call("sqrtf");
-      case Op::rsqrt:
-        return call("rsqrtf");
-      case Op::exp:
-        return call("expf");
-      case Op::log:
-        return call("logf");
-      case Op::tanh:
-        return call("tanhf");
-      case Op::erf:
-        return call("erff");
-      case Op::sin:
-        return call("sinf");
-      case Op::cos:
-        return call("cosf");
-      case Op::sigmoid:
-        need("sigmoid");
-        return call("sigmoid");
-      case Op::min:
-        return call("fminf");
-      case Op::max:
-        return call("fmaxf");
-      case Op::add:
-        return infix("+", Code::sum, Code::product);
-      case Op::subtract:
-        return infix("-", Code::sum, Code::product);
-      case Op::multiply:
-        return infix("*", Code::product, Code::unary);
-      case Op::divide:
-        return infix("/", Code::product, Code::unary);
-      case Op::less:
-        return compare("<");
-      case Op::less_equal:
-        return compare("<=");
-      case Op::greater:
-        return compare(">");
-      case Op::greater_equal:
-        return compare(">=");
-      case Op::equal:
-        return compare("==");
-      case Op::not_equal:
-        return compare("!=");
-      case Op::select:
-        return {fmt::format("{} ? {} : {}", arg(0).at_least(Code::comparison),
-                            arg(1).at_least(Code::comparison), arg(2).at_least(Code::comparison)),
-                Code::ternary};
-      default:
-        return reference(n);
-    }
+  /// Work of one of the lanes that hold a segment.
+  void once_per_segment(const std::function<void()>& work) {
+    std::string condition;
+    if (flat_segments() && shape_.lanes_per_segment > 1) condition = "at == 0";
+    if (in_turn() && lanes_in_turn() > 1)
+      condition = lanes_in_turn() == shape_.lanes ? "lane == 0"
+                                                  : fmt::format("lane % {} == 0", lanes_in_turn());
+    if (!condition.empty()) text_.open(fmt::format("if ({})", condition));
+    work();
+    if (!condition.empty()) text_.close();
   }
 
-  Code cast(const Node& wanted) {
-    const DType from = dtype_of(node(wanted.args[0]).type), to = dtype_of(wanted.type);
-    const Code value = reference(wanted.args[0]);
-    if (from == to) return value;
-    const auto integer = [](DType dtype) {
-      return dtype == DType::i32 || dtype == DType::i8 || dtype == DType::u8;
-    };
-    const auto is_half = [](DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; };
-    std::string text = value.text;
-    if (from != DType::f32 && !(integer(from) && integer(to))) {
-      if (is_half(from)) need(quern::name(from));
-      need(from == DType::bf16 ? "to_f32 bf16" : from == DType::f16 ? "to_f32 f16" : "to_f32 int");
-      text = fmt::format("to_f32({})", text);
+  // Elements that stand by themselves.
+
+  void elements() {
+    name_positions();
+    wait_for_predecessor();
+    either_width([&] { along_items(); });
+  }
+
+  void along_items() {
+    const std::string step = fmt::format("{}ll", schedule_.threads);
+    const std::string& cols = indices_.extent(tree_.last_axis());
+    const int v = body_.vector();
+    const std::int64_t bound = bound_extent(tree_, binding_, tree_.walked);
+    const std::string type = indices_.type(tree_.walked);
+    if (v > 1)
+      text_.line("{} {} vectors = {};  // in a row", bound > 0 ? "constexpr" : "const", type,
+                 bound > 0 ? std::to_string(bound / v) : fmt::format("{} / {}", cols, v));
+    const std::string in_row = v > 1 ? "vectors" : cols;
+    const bool one_row = tree_.leading() == 0;
+    text_.open(
+        fmt::format("for (long long item = blockIdx.x * {0} + threadIdx.x; item < {1}{2};\n"
+                    "       item += gridDim.x * {0})",
+                    step, one_row ? "" : num_rows() + " * ", in_row));
+    const std::size_t start = text_.mark();
+    const std::string index = one_row ? "item" : fmt::format("item % {}", in_row);
+    if (v > 1)
+      text_.line("const {0} col = static_cast<{0}>({1}) * {2};", type, index, v);
+    else
+      text_.line("const {0} col = static_cast<{0}>({1});", type, index);
+    const std::size_t inside = text_.mark();
+    const Pass& pass = passes_.passes.front();
+    const Walk& walk = pass.walks.front();
+    body_.emit({pass.row_nodes, {}, {}});
+    body_.emit({walk.element_nodes, {}, stores_at(Level::element)});
+    if (const auto stores = stores_at(Level::row); !stores.empty()) {
+      text_.open("if (col == 0)");
+      body_.emit({{}, {}, stores});
+      text_.close();
     }
-    if (to == DType::f32) return {text, Code::primary};
-    if (is_half(to)) need(quern::name(to));
-    for (const Helper& helper : kHelpers)
-      if (helper.name == fmt::format("to_{}", quern::name(to))) need(helper.name);
-    return {fmt::format("to_{}({})", quern::name(to), text), Code::primary};
+    indices_.declare(text_, inside, "row");
+    indices_.declare(text_, inside, "col");
+    if (mentions(text_.since(start), "row"))
+      text_.insert(start, fmt::format("const long long row = item / {};", in_row));
+    text_.close();
   }
 
   const Tree& tree_;
@@ -848,25 +521,20 @@ class CudaWriter {
   const std::string& entry_;
   CudaShape shape_;
   Passes passes_;
-  std::int64_t cols_;
   Names names_;
-  std::vector<std::string> axes_, indices_;  // as written in the source
-  std::string num_rows_, chunk_ = "0";
-  std::vector<std::string> variables_;  // of each node, once it has one
-  std::map<int, Code> inlined_;         // nodes written where they are used, in the loop at hand
-  std::map<int, Code> inlined_rows_;    // the same outside loops
-  std::map<int, std::string> new_values_;
-  std::set<std::string_view> helpers_;
-  std::set<Op> folds_;
-  std::string body_;
-  int indent_ = 0;
+  Helpers helpers_;
+  Text text_;
+  CudaIndices indices_;
+  CudaReductions reductions_;
+  CudaBody body_;
+  std::size_t top_ = 0;
 };
 
 }  // namespace
 
 std::string emit_cuda(const Kernel& kernel, const Binding& binding, const Schedule& schedule) {
   check_schedule(kernel, binding, schedule);
-  return CudaWriter(kernel.tree(), binding, schedule, entry_name(kernel)).write();
+  return KernelWriter(kernel.tree(), binding, schedule, entry_name(kernel)).write();
 }
 
 }  // namespace quern::dsl

@@ -101,6 +101,7 @@ int run(int argc, char** argv) {
   add_ppl(app, common);
   add_eval(app, common);
   add_bench(app, common);
+  add_bench_kernels(app, common);
   add_compile(app, common);
   add_kernel(app, common);
   add_cache(app, common);

@@ -77,6 +77,7 @@ void add_logits(CLI::App& app, Common& common);
 void add_ppl(CLI::App& app, Common& common);
 void add_eval(CLI::App& app, Common& common);
 void add_bench(CLI::App& app, Common& common);
+void add_bench_kernels(CLI::App& app, Common& common);
 void add_compile(CLI::App& app, Common& common);
 void add_kernel(CLI::App& app, Common& common);
 void add_cache(CLI::App& app, Common& common);

@@ -151,7 +151,7 @@ void run_demo(const Common& common, const Options& options) {
     say(fmt::format("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
                     static_cast<double>(d.memory_bytes) / 1e9));
     TuneReport report =
-        tune_with_progress(common, *engine.gpu(), requests_of(engine.config(), {1}, lengths), {});
+        tune_with_progress(common, engine.gpu()->kernels(), requests_of(engine.config(), {1}, lengths), {});
     refine_with_progress(common, *engine.gpu(), *engine.gpu_model(), engine.config(), report, {1});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;

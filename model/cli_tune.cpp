@@ -22,7 +22,7 @@ std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vec
   return requests;
 }
 
-TuneReport tune_with_progress(const Common& common, GpuSession& session,
+TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
                               const std::vector<KernelRequest>& requests, TuneOptions options) {
   ProgressLine line(common);
   options.progress = [&](const TuneProgress& progress) {
@@ -35,7 +35,7 @@ TuneReport tune_with_progress(const Common& common, GpuSession& session,
           latest.record.median_us > 0 ? latest.record.default_us / latest.record.median_us : 0.0);
     line.update(text);
   };
-  return tune(session.kernels(), requests, options);
+  return tune(library, requests, options);
 }
 
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
@@ -105,7 +105,7 @@ void run_tune(const Common& common, const Options& options) {
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
   TuneReport report = tune_with_progress(
-      common, session, requests_of(config, options.batches, options.prompts), tuning);
+      common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning);
   std::vector<Refinement> refined;
   if (options.budget == 0 || report.seconds < options.budget) {
     GpuModelOptions room;

@@ -13,7 +13,7 @@ namespace quern::cli {
 std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vector<int>& batches,
                                        const std::vector<int>& prompts);
 /// tune() with a progress line on stderr.
-TuneReport tune_with_progress(const Common& common, GpuSession& session,
+TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
                               const std::vector<KernelRequest>& requests, TuneOptions options);
 /// refine_decode() for each batch size that the model was opened for, with a progress line. Says
 /// what changed on stderr if `verbose`. Does nothing if nothing was tuned just now.

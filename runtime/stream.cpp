@@ -17,7 +17,8 @@ CUevent new_event() {
 
 }  // namespace
 
-Stream::Stream() : handle_(new_stream()) {}
+Stream::Stream() : own_(new_stream()), stream_(own_.get()) {}
+Stream Stream::borrow(CUstream stream) { return Stream(stream); }
 void Stream::Destroy::operator()(CUstream stream) const noexcept { driver().StreamDestroy(stream); }
 void Stream::synchronize() const { check(driver().StreamSynchronize(get())); }
 

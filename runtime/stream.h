@@ -8,14 +8,18 @@ namespace quern {
 class Stream {
  public:
   Stream();
-  CUstream get() const { return handle_.get(); }
+  /// Somebody else's stream, which is not destroyed with this object; null is the default stream.
+  static Stream borrow(CUstream stream);
+  CUstream get() const { return stream_; }
   void synchronize() const;
 
  private:
   struct Destroy {
     void operator()(CUstream) const noexcept;
   };
-  Unique<CUstream, Destroy> handle_;
+  explicit Stream(CUstream stream) : stream_(stream) {}
+  Unique<CUstream, Destroy> own_;
+  CUstream stream_ = nullptr;
 };
 
 /// A timing event.

@@ -10,6 +10,10 @@ std::size_t OperandSpec::num_elements() const {
       std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>()));
 }
 
+std::vector<std::string> Family::dynamic_fields_of(const Params&) const { return dynamic_fields(); }
+
+Params Family::check_problem(const Params& problem) const { return problem; }
+
 void Family::cpu_reference(const Params&, std::span<HostTensor>) const {
   throw InputError(fmt::format("{} has its reference on the device", name()));
 }

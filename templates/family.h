@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "runtime/base/arch.h"
@@ -26,6 +27,11 @@ struct OperandSpec {
   double stddev = 1.0;
   /// Explicit contents for integer operands (lengths, block tables, ids); as many as elements.
   std::vector<std::int32_t> values;
+  /// Random contents from first to second, for integer types without `values` (i4 excepted); else
+  /// random bits.
+  std::optional<std::pair<std::int32_t, std::int32_t>> range = std::nullopt;
+  /// Magnitudes instead of normal values: for what a logarithm or a root is taken of.
+  bool positive = false;
 
   std::size_t num_elements() const;
   std::size_t size_bytes() const { return bytes_for(dtype, num_elements()); }
@@ -50,10 +56,15 @@ struct Cost {
   double flops = 0;
 };
 
-/// |out - ref| <= abs + rel * |ref| for every element.
+/// |out - ref| <= abs + rel * |ref| for every element. Integers must be equal unless `share` says
+/// how many may differ.
 struct Tolerance {
   double abs = 0;
   double rel = 0;
+  /// Of the elements of an integer output those that may miss rel * |ref|, by abs at most; one at
+  /// least. Where f32 arithmetic is rounded to an integer, another order of summation decides a near
+  /// tie the other way. 0: all must be equal.
+  double share = 0;
 };
 
 /// A product that a vendor library computes: Y[m, n] = X[m, k] · W[n, k]ᵀ, all row-major and
@@ -83,6 +94,11 @@ class Family {
   virtual ~Family() = default;
   virtual std::string_view name() const = 0;
   virtual std::vector<std::string> dynamic_fields() const = 0;
+  /// Those of this problem, where it depends on the problem; none if it is malformed.
+  virtual std::vector<std::string> dynamic_fields_of(const Params& problem) const;
+  /// The problem that configs of `problem` are checked at: a smaller one where that tells as much,
+  /// so that an oracle on the CPU and copies to the host take no longer than the tuning.
+  virtual Params check_problem(const Params& problem) const;
 
   /// The declared space, for validation of imported configs.
   virtual std::vector<Tunable> space(const Params& problem) const = 0;

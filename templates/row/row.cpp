@@ -1,24 +1,136 @@
 #include "templates/row/row.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 namespace quern {
 namespace {
 
-/// Elements of the widest access that divides the row.
-std::int64_t vector_elements(const RowProblem& problem, int vector_bytes) {
-  std::int64_t elements = std::max(1, vector_bytes / problem.element_bytes);
-  while (problem.cols % elements != 0) elements /= 2;
-  return elements;
+constexpr int kMaxThreads = 1024;              // of a block
+constexpr std::int64_t kMaxInRegisters = 64;   // elements of a row that a thread can hold
+constexpr std::int64_t kWarpRow = 1024;        // elements up to which a warp does for a row
+constexpr std::int64_t kClusterRow = 32768;    // elements from which one SM is too little for a row
+constexpr std::int64_t kMinClusterPart = 512;  // elements that are worth a block of a cluster
+
+std::int64_t divide_up(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// The widest access up to `elements` that divides the innermost axis.
+int fitting_vector(const RowProblem& problem, int elements) {
+  int vector = std::max(1, elements);
+  while (problem.inner % vector != 0) vector /= 2;
+  return vector;
+}
+
+/// A power of two of threads that leaves each about `elements` of `row`, but no thread without any.
+int threads_for(std::int64_t row, std::int64_t elements, int vector) {
+  const std::int64_t wanted = divide_up(row, std::max<std::int64_t>(elements, vector));
+  const auto threads = std::bit_ceil(static_cast<std::uint64_t>(std::max<std::int64_t>(wanted, 1)));
+  return static_cast<int>(std::min<std::uint64_t>(threads, kMaxThreads));
+}
+
+class Proposals {
+ public:
+  Proposals(const RowProblem& problem, const Arch& arch) : problem_(problem), arch_(arch) {}
+
+  void add(int threads, int threads_per_row, int vector, const std::string& keep, int cluster) {
+    if (threads < 32 || threads > kMaxThreads || threads_per_row < 1 || vector < 1) return;
+    const RowConfig config{threads, threads_per_row, vector, keep, cluster, arch_.has_pdl()};
+    const Params params = to_params(config);
+    if (row_reject_reason(problem_, config, arch_) ||
+        std::find(known_.begin(), known_.end(), params) != known_.end())
+      return;
+    known_.push_back(params);
+    configs_.push_back(config);
+  }
+  /// A row's threads make up a block of at least 128, and the row waits where there is room.
+  void add_reducing(int threads_per_row, int vector, int cluster = 1, int rows_per_block = 0) {
+    if (threads_per_row < 1) return;
+    int threads = rows_per_block > 0 ? threads_per_row * rows_per_block : threads_per_row;
+    if (rows_per_block == 0)
+      while (threads < 128 && cluster == 1) threads *= 2;
+    add(threads, threads_per_row, vector, roomiest(threads_per_row, vector, cluster), cluster);
+  }
+  std::string roomiest(int threads_per_row, int vector, int cluster) const {
+    const std::int64_t step = std::int64_t{threads_per_row} * cluster * vector;
+    if (divide_up(problem_.row, step) * vector <= kMaxInRegisters) return "registers";
+    const double bytes = static_cast<double>(divide_up(problem_.row, cluster)) * problem_.loaded_bytes;
+    return bytes + 4096 <= arch_.smem_per_block_bytes ? "shared" : "none";
+  }
+  std::vector<RowConfig> take() { return std::move(configs_); }
+
+ private:
+  const RowProblem& problem_;
+  const Arch& arch_;
+  std::vector<Params> known_;
+  std::vector<RowConfig> configs_;
+};
+
+void propose_elementwise(Proposals& out, const std::vector<int>& vectors) {
+  for (const int threads : {256, 128, 512, 1024, 64})
+    for (const int vector : vectors) out.add(threads, threads, vector, "none", 1);
+}
+
+/// Neighbouring threads read neighbouring columns; the others of a block share those columns' rows.
+void propose_columns(Proposals& out, const std::vector<int>& vectors) {
+  for (const int lanes : {32, 16, 64, 8})
+    for (const int threads : {256, 512, 1024, 128})
+      for (const int vector : vectors) out.add(threads, threads / lanes, vector, "none", 1);
+  for (const int vector : vectors) out.add(128, 1, vector, "none", 1);
+}
+
+void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
+                  const std::vector<int>& vectors) {
+  const bool few = problem.rows < arch.num_sms;
+  const int first = vectors.front();
+  const bool clusters = arch.cc() >= 90;
+  const auto cluster_threads = [&](int cluster) {
+    return std::max(64, threads_for(divide_up(problem.row, cluster), 16, first));
+  };
+  int usual = threads_for(problem.row, few ? 8 : 16, first);
+  if (problem.row <= kWarpRow && !(few && problem.row > 256)) usual = std::min(usual, 32);
+  if (clusters && problem.row > kClusterRow)
+    for (const int cluster : {4, 8, 2}) out.add_reducing(cluster_threads(cluster), first, cluster);
+
+  for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
+    for (const int vector : vectors) out.add_reducing(per_row, vector);
+  if (clusters && 2 * problem.rows <= arch.num_sms)  // the other SMs have nothing to do
+    for (const int cluster : {2, 4, 8})
+      if (problem.row / cluster >= kMinClusterPart)
+        out.add_reducing(cluster_threads(cluster), first, cluster);
+  if (problem.rows > 1)
+    for (const int per_row : {usual, usual / 2, 32, 16, 8})
+      for (const int rows : {2, 4, 8})
+        if (per_row * rows <= 512 && problem.row <= std::int64_t{128} * per_row)
+          out.add_reducing(per_row, first, 1, rows);
+  for (const int per_row : {usual, usual / 2})
+    for (const char* keep : {"registers", "shared", "none"})
+      out.add(std::max(per_row, 128), per_row, first, keep, 1);
+  // As many threads as find work in every step, where powers of two leave some of them idle.
+  const std::int64_t accesses = divide_up(problem.row, first);
+  for (const std::int64_t steps : {1, 2, 3, 4}) {
+    const std::int64_t threads = divide_up(divide_up(accesses, steps), 32) * 32;
+    if (threads <= kMaxThreads)
+      out.add_reducing(static_cast<int>(threads), first, 1, 1);
+  }
+  // Last resorts, for kernels that few of the above suit.
+  for (const int per_row : {128, 256, 32, 1024})
+    for (const char* keep : {"none", "shared"}) out.add(std::max(per_row, 128), per_row, 1, keep, 1);
 }
 
 }  // namespace
 
 std::vector<Tunable> row_space() {
-  return {{"threads", {32, 64, 96, 128, 192, 256, 384, 512, 768, 1024}},
-          {"threads_per_row", {1, 2, 4, 8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 768, 1024}},
-          {"vector_bytes", {1, 2, 4, 8, 16}},
+  std::vector<Params> threads, threads_per_row{1, 2, 4, 8, 16};
+  for (int count = 32; count <= kMaxThreads; count += 32) {
+    threads.push_back(count);
+    threads_per_row.push_back(count);
+  }
+  return {{"threads", threads},
+          {"threads_per_row", threads_per_row},
+          {"vector", {1, 2, 4, 8, 16, 32}},
+          {"keep", {"none", "registers", "shared"}},
+          {"cluster", {1, 2, 4, 8}},
           {"pdl", {true, false}}};
 }
 
@@ -26,69 +138,64 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
                                              const Arch& arch) {
   if (config.threads > arch.max_threads_per_sm)
     return fmt::format("an SM of {} holds {} threads", arch.name(), arch.max_threads_per_sm);
-  const std::int64_t vector = vector_elements(problem, config.vector_bytes);
-  if (config.vector_bytes > problem.element_bytes &&
-      vector * problem.element_bytes < config.vector_bytes)
-    return fmt::format("rows of {} elements are no multiple of {} bytes", problem.cols,
-                       config.vector_bytes);
-  const std::int64_t vectors = problem.cols / vector;
-  if (problem.reduces && config.threads_per_row > 32 && config.threads_per_row >= 2 * vectors)
-    return fmt::format("a row is {} accesses: half of {} threads would find none", vectors,
-                       config.threads_per_row);
+  if (config.vector > 1 && problem.inner % config.vector != 0)
+    return fmt::format("rows of {} elements are no multiple of {} elements", problem.inner,
+                       config.vector);
+  if (!problem.reduces || problem.column) return std::nullopt;
+  const std::int64_t accesses = divide_up(problem.row, std::max(1, config.vector));
+  const std::int64_t sharing = std::int64_t{config.threads_per_row} * config.cluster;
+  if (sharing > 32 && sharing >= 2 * accesses)
+    return fmt::format("a row is {} accesses: half of {} threads would find none", accesses,
+                       sharing);
   return std::nullopt;
 }
 
 std::vector<RowConfig> row_candidates(const RowProblem& problem, const Arch& arch) {
-  const auto vector_bytes = static_cast<int>(vector_elements(problem, 16)) * problem.element_bytes;
-  const std::int64_t vectors = problem.cols / vector_elements(problem, 16);
-  std::vector<RowConfig> out;
-  const auto add = [&](int threads, int threads_per_row, int bytes) {
-    const RowConfig config{threads, threads_per_row, bytes, arch.has_pdl()};
-    const bool known = std::any_of(out.begin(), out.end(), [&](const RowConfig& other) {
-      return other.threads == threads && other.threads_per_row == threads_per_row &&
-             other.vector_bytes == bytes;
-    });
-    if (!known && !row_reject_reason(problem, config, arch)) out.push_back(config);
+  std::vector<int> vectors;
+  const auto add_vector = [&](int elements) {
+    const int vector = fitting_vector(problem, std::min(elements, 32));
+    if (std::find(vectors.begin(), vectors.end(), vector) == vectors.end())
+      vectors.push_back(vector);
   };
-  const std::vector<int> widths = vector_bytes > problem.element_bytes && vector_bytes > 4
-                                      ? std::vector<int>{vector_bytes, vector_bytes / 2}
-                                      : std::vector<int>{vector_bytes};
-  if (!problem.reduces) {
-    for (const int bytes : widths)
-      for (const int threads : {256, 128, 512, 64, 1024}) add(threads, threads, bytes);
-    return out;
-  }
-  // The default: a warp for a short row, else a block of which each thread has one or two accesses.
-  if (vectors <= 32) {
-    add(128, 32, vector_bytes);
-  } else {
-    int threads = 64;
-    while (threads < 1024 && threads * 2 < vectors) threads *= 2;
-    add(threads, threads, vector_bytes);
-  }
-  for (const int bytes : widths) {
-    for (const int threads : {128, 256, 512, 1024, 64, 32, 96, 192, 384, 768})
-      add(threads, threads, bytes);
-    for (const int per_row : {32, 16, 8, 4})
-      if (vectors <= per_row * 16)
-        for (const int threads : {128, 256}) add(threads, per_row, bytes);
-  }
-  return out;
+  add_vector(128 / problem.narrow_bits);
+  add_vector(128 / problem.wide_bits);
+  if (!problem.reduces || problem.column) add_vector(vectors.front() / 2);
+  Proposals out(problem, arch);
+  if (!problem.reduces)
+    propose_elementwise(out, vectors);
+  else if (problem.column)
+    propose_columns(out, vectors);
+  else
+    propose_rows(out, problem, arch, vectors);
+  return out.take();
 }
 
-Tolerance row_tolerance(DType dtype, std::int64_t cols) {
-  const double sum =
-      0x1p-22 * (8 + std::sqrt(static_cast<double>(std::max<std::int64_t>(cols, 1))));
-  switch (dtype) {
+Tolerance row_tolerance(const RowOutput& output) {
+  // Random walk of the rounding errors of a sum, and of the operations before and after it.
+  const double terms = std::sqrt(static_cast<double>(std::max<std::int64_t>(output.row, 1)));
+  const double relative = output.exact ? 0 : 0x1p-22 * (8 + terms);
+  const double absolute = output.sum ? relative * terms : relative;
+  constexpr double kMaxShare = 1.0 / 64;
+  switch (output.dtype) {
     case DType::bf16:
-      return {0x1p-9 * 0.01 + sum, 0x1p-7 + sum};
+      return {0x1p-9 * 0.01 + absolute, 0x1p-7 + relative};
     case DType::f16:
-      return {0x1p-12 * 0.01 + sum, 0x1p-10 + sum};
+      return {0x1p-12 * 0.01 + absolute, 0x1p-10 + relative};
     case DType::f32:
-      return {sum, 0x1p-20 + sum};
+      return {absolute, (output.exact ? 0 : 0x1p-20) + relative};
+    case DType::e4m3:  // 3 bits of mantissa, subnormals from 2^-9
+      return {0x1p-9 + absolute, 0x1p-3 + relative};
+    case DType::e5m2:  // 2 bits of mantissa, subnormals from 2^-16
+      return {0x1p-16 + absolute, 0x1p-2 + relative};
     default:
-      return {0, 0};
+      break;
   }
+  if (output.exact) return {};
+  if (output.position) return {static_cast<double>(output.row), 0, 0x1p-10};
+  // Values lie `relative` times themselves from what another build gets, so that of those near n
+  // about 2 n `relative` lie astride a tie; n is at most 255, but in i32, where the relative bound
+  // speaks for the larger ones.
+  return {1, output.dtype == DType::i32 ? relative : 0, std::min(kMaxShare, 512 * relative)};
 }
 
 }  // namespace quern

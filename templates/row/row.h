@@ -1,5 +1,6 @@
 #pragma once
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "templates/family.h"
@@ -10,41 +11,74 @@ namespace quern {
 /// compiler/README.md). What they compute matters little to their tuning: they move memory. This is
 /// what they move.
 struct RowProblem {
-  std::int64_t rows = 1, cols = 1;
-  /// Of the narrowest operand whose rows are read or written: it fixes how many elements a thread
-  /// moves at once.
-  int element_bytes = 2;
+  std::int64_t rows = 1;   // that stand by themselves; without reductions all but the last axis
+  std::int64_t row = 1;    // elements of one, over all of its axes
+  std::int64_t inner = 1;  // extent of the innermost axis, which accesses have to divide
+  /// Elements of each group of a row that some reduction folds by itself; 0: there are no groups.
+  std::int64_t segment = 0;
+  /// Bits of an element, of the narrowest and of the widest operand that has the innermost axis:
+  /// they fix how many elements make a 16-byte access.
+  int narrow_bits = 16, wide_bits = 16;
+  /// Of what a row reads, per element of the row: what it would take to keep it in shared memory.
+  double loaded_bytes = 2;
   /// Threads share a row; otherwise every element stands by itself.
   bool reduces = false;
+  /// Neighbours in memory belong to different rows: what is reduced is an outer axis.
+  bool column = false;
 };
 
 struct RowConfig {
   int threads = 256;          // per block
-  int threads_per_row = 256;  // up to 32: several rows per block; = threads: one row per block
-  int vector_bytes = 16;      // per memory access
+  int threads_per_row = 256;  // of a block that share a row; fewer than threads: several rows
+  int vector = 1;             // elements that a thread moves at once
+  std::string keep = "none";  // where a row waits between two walks: none, registers or shared
+  int cluster = 1;            // blocks that share a row
   bool pdl = false;           // programmatic dependent launch
   static constexpr auto fields() {
     using C = RowConfig;
     return std::tuple{std::pair{"threads", &C::threads},
                       std::pair{"threads_per_row", &C::threads_per_row},
-                      std::pair{"vector_bytes", &C::vector_bytes}, std::pair{"pdl", &C::pdl}};
+                      std::pair{"vector", &C::vector},
+                      std::pair{"keep", &C::keep},
+                      std::pair{"cluster", &C::cluster},
+                      std::pair{"pdl", &C::pdl}};
   }
 };
 
 /// Every value that a tunable may take.
 std::vector<Tunable> row_space();
 
-/// Best guess first: as many threads for a row as leave each 8 to 16 elements; 16-byte accesses
-/// where the row length allows.
+/// Best guess first, and none that row_reject_reason() refuses. Whether the kernel language can
+/// build a config for a certain kernel (dsl::reject_reason) is not known here: these are proposals,
+/// of which RowFamily takes the first kMaxRowCandidates that are legal. They cover, in this order,
+/// a warp or several rows of a warp for short rows and a block for long ones, with 8 to 16 elements
+/// a thread; half and twice as many threads; accesses of 16 bytes of the widest and of the narrowest
+/// operand; clusters where a row is long or where rows are too few to fill the GPU; several rows a
+/// block; rows kept in registers, in shared memory, or read again.
 std::vector<RowConfig> row_candidates(const RowProblem& problem, const Arch& arch);
+constexpr std::size_t kMaxRowCandidates = 24;
 
-/// Why a legal config would waste what it asks for, or nothing: threads that find no element, or
-/// accesses wider than divides the row.
+/// Why a legal config would waste what it asks for, or nothing: more threads than an SM holds, or
+/// more than find an element of the row.
 std::optional<std::string> row_reject_reason(const RowProblem& problem, const RowConfig& config,
                                              const Arch& arch);
 
-/// Of an output of this dtype that depends on `cols` elements: one rounding of the dtype, and fp32
-/// arithmetic in another order.
-Tolerance row_tolerance(DType dtype, std::int64_t cols);
+/// Where an output's value comes from, as far as its tolerance depends on that.
+struct RowOutput {
+  DType dtype = DType::f32;
+  std::int64_t row = 1;  // elements that it depends on
+  /// Nothing but comparisons, roundings, integer arithmetic and lone f32 operations on what was
+  /// loaded: every build agrees to the last bit.
+  bool exact = false;
+  /// A sum itself, not a mean: its error grows with the number of terms.
+  bool sum = false;
+  /// The position of an extreme of f32 arithmetic, which a near tie moves anywhere.
+  bool position = false;
+};
+
+/// One rounding of the dtype, and fp32 arithmetic in another order. An integer that f32 arithmetic
+/// was rounded to may be one off where the arithmetic came close to a tie; of such elements there
+/// can only be few (Tolerance::share).
+Tolerance row_tolerance(const RowOutput& output);
 
 }  // namespace quern

@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "autotune/operands.h"
 #include "runtime/cublaslt.h"
 #include "templates/embedded.h"
 
@@ -84,21 +85,15 @@ std::string coordinate(const std::vector<std::int64_t>& shape, std::size_t index
   return fmt::format("[{}]", out);
 }
 
-/// What is wrong with an output, or nothing. Integers and other types must match exactly.
+/// What is wrong with an output, or nothing. Types that only the gate can decode are compared as it
+/// does.
 std::optional<std::string> difference(const OperandSpec& spec, const std::vector<std::byte>& got,
                                       const std::vector<std::byte>& expected,
                                       const Tolerance& tolerance) {
   if (!is_float(spec.dtype)) {
-    const auto at = std::mismatch(got.begin(), got.end(), expected.begin());
-    if (at.first == got.end()) return std::nullopt;
-    const auto byte = static_cast<std::size_t>(at.first - got.begin());
-    const std::size_t index = byte * 8 / size_bits(spec.dtype);
-    if (spec.dtype != DType::i32)
-      return fmt::format("{}{} differs", spec.name, coordinate(spec.shape, index));
-    std::int32_t a = 0, b = 0;
-    std::memcpy(&a, &got[index * 4], 4);
-    std::memcpy(&b, &expected[index * 4], 4);
-    return fmt::format("{}{} is {}, expected {}", spec.name, coordinate(spec.shape, index), a, b);
+    const Comparison found = compare_output(spec, got, expected, tolerance);
+    if (found.error <= 1) return std::nullopt;
+    return found.complaint;
   }
   const auto actual = decode(got, spec.dtype), reference = decode(expected, spec.dtype);
   std::size_t num_off = 0, worst = 0;
@@ -224,7 +219,11 @@ HostTensor random_tensor(const OperandSpec& spec, std::uint32_t seed) {
     auto values = random_values(spec.num_elements(), seed);
     // Uniform in [-1, 1) has a standard deviation of 1 / sqrt(3).
     for (float& value : values) value *= static_cast<float>(spec.stddev * std::sqrt(3.0));
+    if (spec.positive)
+      for (float& value : values) value = std::fabs(value);
     tensor.data = encode(values, spec.dtype);
+  } else {
+    tensor.data = repeat_to(trial_contents(spec, seed), tensor.data.size());
   }
   return tensor;
 }

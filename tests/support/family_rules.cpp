@@ -38,7 +38,7 @@ void check_family_rules(const Family& family, const Params& problem) {
       CHECK_FALSE(family.pack_args(problem, config, addresses, 4096).empty());
       CHECK_THROWS_AS(family.pack_args(problem, config, {}, 4096), InputError);
       Params other = problem;
-      for (const std::string& field : family.dynamic_fields())
+      for (const std::string& field : family.dynamic_fields_of(problem))
         other[field] = problem[field].get<int>() + 1;
       if (!family.unsupported(other, arch))
         CHECK_EQ(family.source(other, config, arch).source,

@@ -1,5 +1,6 @@
 #include "autotune/operands.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -106,6 +107,49 @@ TEST_CASE("integers are equal or wrong, whatever the tolerance") {
   two[0] = std::byte{2};
   CHECK_EQ(compare_output(y, one, one, {100, 100}).error, 0);
   CHECK_EQ(compare_output(y, two, one, {100, 100}).complaint, "y[0] is 2 instead of 1");
+}
+
+TEST_CASE("a share of an integer output may miss, by the absolute bound at most") {
+  const OperandSpec y = spec(DType::i8, {100});
+  const std::vector<std::byte> reference(100);
+  const Tolerance tolerance{1, 0, 0.02};
+  auto out = reference;
+  CHECK_EQ(compare_output(y, out, reference, tolerance).error, 0);
+  out[3] = out[7] = std::byte{1};
+  CHECK_LE(compare_output(y, out, reference, tolerance).error, 1);
+  out[9] = std::byte{0xff};
+  const Comparison many = compare_output(y, out, reference, tolerance);
+  CHECK_EQ(many.error, doctest::Approx(1.5));
+  CHECK_EQ(many.complaint, "3 of 100 elements of y differ, y[3] for one");
+  out = reference;
+  out[3] = std::byte{2};
+  CHECK_EQ(compare_output(y, out, reference, tolerance).complaint, "y[3] is 2 instead of 0");
+  // One element at least may miss, and with a relative bound large numbers are free within it.
+  const OperandSpec z = spec(DType::i32, {1});
+  std::vector<std::byte> one(4), two(4);
+  one[0] = std::byte{1};
+  two[0] = std::byte{2};
+  CHECK_LE(compare_output(z, two, one, tolerance).error, 1);
+  CHECK_LE(compare_output(spec(DType::i32, {1}), two, one, {1, 0.6, 0.001}).error, 1);
+}
+
+TEST_CASE("integers in a range, and magnitudes") {
+  OperandSpec ids = spec(DType::i32, {1000});
+  ids.range = {-2, 5};
+  const auto bytes = trial_contents(ids, 1);
+  double low = 10, high = -10;
+  for (std::size_t i = 0; i < 1000; ++i) {
+    low = std::min(low, element(DType::i32, bytes.data(), i));
+    high = std::max(high, element(DType::i32, bytes.data(), i));
+  }
+  CHECK_EQ(low, -2);
+  CHECK_EQ(high, 5);
+  for (const DType dtype : {DType::f32, DType::bf16, DType::e4m3}) {
+    OperandSpec x = spec(dtype, {1000});
+    x.positive = true;
+    const auto values = trial_contents(x, 1);
+    for (std::size_t i = 0; i < 1000; ++i) CHECK_GE(element(dtype, values.data(), i), 0);
+  }
 }
 
 TEST_CASE("the odd problem is one less where that is supported") {

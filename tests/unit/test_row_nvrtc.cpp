@@ -2,6 +2,7 @@
 #include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
 #include "templates/embedded.h"
+#include "tests/support/row_problems.h"
 #include "tests/support/support.h"
 
 using namespace quern;
@@ -18,11 +19,10 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
   for (const auto& [name, kernel] : family.kernels())
     for (const Arch& arch : known_archs()) {
       ++turn;  // walks through sizes, dtypes and configs: all of them together would take minutes
-      Params problem{{"kernel", name}, {"rows", 16}, {"cols", turn % 2 ? 172 : 4096}};
-      constexpr const char* dtypes[] = {"bf16", "f16", "f32"};
-      for (const std::string& param : kernel.dtype_params())
-        problem[param] = dtypes[(turn + problem.size()) % 3];
-      for (const dsl::ScalarInfo& scalar : kernel.scalars()) problem[scalar.name] = 1e-5;
+      constexpr DType dtypes[] = {DType::bf16, DType::f16, DType::f32, DType::e4m3, DType::i8};
+      constexpr std::int64_t cols[] = {172, 4096, 65536};
+      const Params problem = test::row_problem(family, kernel, 16, cols[turn % 3],
+                                               dtypes[turn % 5], dtypes[(turn + 1) % 5]);
       const auto candidates = family.candidates(problem, arch);
       const Params& config = candidates[turn / 2 % candidates.size()];
       const KernelSource source = family.source(problem, config, arch);
