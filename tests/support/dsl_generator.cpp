@@ -596,7 +596,7 @@ class Generator {
       const Kind kind = random_.chance(70)   ? Kind::number
                         : random_.chance(50) ? Kind::integer
                                              : Kind::condition;
-      const int depth = random_.chance(25) ? 3 : random_.between(1, 2);
+      const int depth = random_.chance(10) ? 3 : random_.between(1, 2);
       // Its axes are at most those allowed, which is what counts for its users.
       introduce(fmt::format("t{}", i), kind, allowed,
                 kind == Kind::number    ? number(allowed, depth)
@@ -605,7 +605,7 @@ class Generator {
     }
     for (std::size_t i = 0; i < operands_.size(); ++i)
       if (operands_[i].role != 'i' && operands_[i].name != "y") assign(operands_[i]);
-    std::string rest = number(all_, 2);
+    std::string rest = number(all_, random_.between(1, 2));
     for (std::size_t i = 0; i < locals_.size(); ++i) {
       if (locals_[i].used) continue;
       locals_[i].used = true;
@@ -628,7 +628,7 @@ class Generator {
   void assign(Operand& operand) {
     for (int place = 0; place < std::max(operand.fixed, 1); ++place)
       write(operand.fixed > 0 ? fmt::format("{}[{}]", operand.name, place) : operand.name,
-            operand.dtype, number(operand.axes, 2));
+            operand.dtype, number(operand.axes, random_.between(0, 2)));
     // From now on the name means what was assigned.
     if (operand.role == 'o' && random_.chance(30) && operand.axes != 0)
       introduce(operand.name + "_again", Kind::number, operand.axes, read_number(operand));

@@ -1,8 +1,12 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstdlib>
 #include <limits>
+#include <mutex>
+#include <thread>
 
 #include "compiler/dsl.h"
 #include "runtime/base/error.h"
@@ -24,6 +28,13 @@ std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
 /// How tightly the elements that kernels wrote could be checked.
 struct Tally {
   std::size_t exact = 0, close = 0, loose = 0, open = 0;
+  Tally& operator+=(const Tally& other) {
+    exact += other.exact;
+    close += other.close;
+    loose += other.loose;
+    open += other.open;
+    return *this;
+  }
 };
 
 void count(const dsl::Kernel& kernel, const Interpreted& wanted, Tally& tally) {
@@ -65,16 +76,29 @@ std::optional<std::string> fault_of(std::uint64_t seed, Tally& tally) {
 
 }  // namespace
 
+// QUERN_DSL_PROGRAMS: how many; QUERN_DSL_SEED: the first one's seed, which a failure names.
 TEST_CASE("generated kernels do what an interpreter of the language does") {
   const std::uint64_t first = from_environment("QUERN_DSL_SEED", 1);
   const std::uint64_t count = from_environment("QUERN_DSL_PROGRAMS", 2000);
+  std::atomic<std::uint64_t> next = first;
+  std::mutex mutex;
   Tally tally;
-  std::size_t num_faults = 0;
-  for (std::uint64_t seed = first; seed < first + count && num_faults < 5; ++seed) {
-    const auto fault = fault_of(seed, tally);
-    CHECK_MESSAGE(!fault, fault.value_or(""));
-    if (fault) ++num_faults;
-  }
+  std::vector<std::string> faults;
+  const auto work = [&] {
+    for (std::uint64_t seed; (seed = next++) < first + count;) {
+      Tally own;
+      const auto fault = fault_of(seed, own);
+      const std::lock_guard lock(mutex);
+      tally += own;
+      if (fault) faults.push_back(*fault);
+      if (faults.size() >= 5) return;
+    }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < std::clamp(std::thread::hardware_concurrency(), 1u, 8u); ++i)
+    threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& fault : faults) FAIL_CHECK(fault);
   MESSAGE(fmt::format("elements: {} exact, {} within 1e-3, {} further, {} that rounding decides",
                       tally.exact, tally.close, tally.loose, tally.open));
   CHECK_LT(tally.loose + tally.open, (tally.exact + tally.close) / 4);
