@@ -70,9 +70,9 @@ class Gate {
   Outputs expected_;
 };
 
-/// The gates that every config of a problem has to pass: the problem itself (or the smaller one that
-/// its family names, Family::check_problem) and, where the family and the memory allow, the same at
-/// odd sizes.
+/// The gates that every config of a problem has to pass: the problem itself (or the smaller one
+/// that its family names, Family::check_problem) and, where the family and the memory allow, the
+/// same at odd sizes.
 class Gates {
  public:
   Gates(KernelLibrary& library, const Family& family, const Params& problem, const Stream& stream);

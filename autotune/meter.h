@@ -44,9 +44,9 @@ class Meter {
   std::map<std::size_t, Replay> replays_;
 };
 
-/// Times configs of one problem against each other, on operands of its own: `rounds` rounds in which
-/// everybody runs a few replays, after one that does not count. One timing for each config. Throws
-/// CompileError, OutOfMemoryError, CudaError.
+/// Times configs of one problem against each other, on operands of its own: `rounds` rounds in
+/// which everybody runs a few replays, after one that does not count. One timing for each config.
+/// Throws CompileError, OutOfMemoryError, CudaError.
 std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
                                  const Params& problem, std::span<const Params> configs,
                                  int rounds = 11);

@@ -182,9 +182,8 @@ Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>&
     const double share = static_cast<double>(num_missed) / allowed;
     if (share > 1 && result.error <= 1) {
       result.error = share;
-      result.complaint =
-          fmt::format("{} of {} elements of {} differ, {} for one", num_missed, count, spec.name,
-                      coordinate(spec, worst));
+      result.complaint = fmt::format("{} of {} elements of {} differ, {} for one", num_missed,
+                                     count, spec.name, coordinate(spec, worst));
       return result;
     }
     result.error = std::max(result.error, share);

@@ -11,9 +11,10 @@ namespace quern {
 
 /// Trial contents of an operand: the first elements of it, which then repeat. Random normal values
 /// of the operand's standard deviation for floating types (or their magnitudes), its `values` or
-/// numbers in its `range` where it has one of them, random bits otherwise (packed weights). Small operands are not repeated; large ones are, with a prime
-/// period, so that a kernel which mixes up tiles still reads other numbers. Equal seeds give equal
-/// contents. Throws InputError if `values` do not fit the shape.
+/// numbers in its `range` where it has one of them, random bits otherwise (packed weights). Small
+/// operands are not repeated; large ones are, with a prime period, so that a kernel which mixes up
+/// tiles still reads other numbers. Equal seeds give equal contents. Throws InputError if `values`
+/// do not fit the shape.
 std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t seed);
 
 /// Contents as above, repeated to the operand's whole size.

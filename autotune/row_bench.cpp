@@ -71,8 +71,7 @@ RowBenchResult RowBench::measure(const Params& problem) {
   out.timing = timings[0];
   out.default_us = timings[1].median_us;
   out.copy_bytes_per_second = copy_bandwidth(out.bytes);
-  const CompileRequest request =
-      compile_request(family_, problem, out.config, library_.arch());
+  const CompileRequest request = compile_request(family_, problem, out.config, library_.arch());
   out.nvrtc_ms = library_.nvrtc().compile(request, library_.families().templates()).compile_ms;
   return out;
 }

@@ -11,13 +11,13 @@ namespace quern {
 struct RowBenchResult {
   std::string kernel;
   Params problem, config;
-  bool tuned = false;      // config is from a record, not the default
-  Timing timing;           // cold L2, graph replays (autotune/meter.h)
-  double default_us = 0;   // median of the default config, in the same rounds
-  double bytes = 0;        // that a launch has to move
+  bool tuned = false;                // config is from a record, not the default
+  Timing timing;                     // cold L2, graph replays (autotune/meter.h)
+  double default_us = 0;             // median of the default config, in the same rounds
+  double bytes = 0;                  // that a launch has to move
   double copy_bytes_per_second = 0;  // of a copy that moves as many, in the same run
-  double nvrtc_ms = 0;     // one compile that no cache served
-  int registers = 0;       // of a thread
+  double nvrtc_ms = 0;               // one compile that no cache served
+  int registers = 0;                 // of a thread
 
   double bytes_per_second() const { return bytes / (timing.median_us * 1e-6); }
   double percent_of_copy() const { return 100 * bytes_per_second() / copy_bytes_per_second; }

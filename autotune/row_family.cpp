@@ -63,8 +63,7 @@ struct RowFamily::Parsed {
   /// The operand has the innermost axis, and its neighbours along it are neighbours in memory.
   bool is_along_row(std::size_t operand) const {
     const auto& layout = tree().layouts[operand];
-    return !layout.empty() && tree().num_iterated > 0 &&
-           layout.back().axis == tree().last_axis();
+    return !layout.empty() && tree().num_iterated > 0 && layout.back().axis == tree().last_axis();
   }
 
   RowProblem shape() const {
@@ -218,7 +217,8 @@ RowFamily::Parsed RowFamily::parse(const Params& problem) const {
     DType& dtype = out.binding.dtypes[param];
     detail::take(problem, param.c_str(), dtype);
     if (!dsl::is_operand_dtype(dtype) || dtype == DType::i4)
-      throw InputError(fmt::format("kernel {} cannot have {} = {}", name, param, quern::name(dtype)));
+      throw InputError(
+          fmt::format("kernel {} cannot have {} = {}", name, param, quern::name(dtype)));
   }
   for (const dsl::ScalarInfo& scalar : kernel.scalars())
     detail::take(problem, scalar.name.c_str(), out.scalars[scalar.name]);
@@ -239,8 +239,7 @@ RowFamily::Parsed RowFamily::parse(const Params& problem) const {
     grow(iterated, out.extent(axis), "the shape");
   for (const dsl::OperandInfo& info : kernel.operands()) {
     std::int64_t count = 1;
-    for (const std::string& axis : info.axes)
-      grow(count, out.extent(axis), "operand " + info.name);
+    for (const std::string& axis : info.axes) grow(count, out.extent(axis), "operand " + info.name);
   }
   return out;
 }
@@ -258,7 +257,8 @@ Params RowFamily::check_problem(const Params& problem) const {
   if (!parsed.entry->dynamic_axis || parsed.elements() <= kMaxCheckElements) return problem;
   const std::string& axis = *parsed.entry->dynamic_axis;
   const std::int64_t each = parsed.elements() / parsed.extent(axis);
-  const auto enough = static_cast<std::uint64_t>(std::max<std::int64_t>(1, kMaxCheckElements / each));
+  const auto enough =
+      static_cast<std::uint64_t>(std::max<std::int64_t>(1, kMaxCheckElements / each));
   Params out = problem;
   out[axis] = std::min(parsed.extent(axis), static_cast<std::int64_t>(std::bit_floor(enough)));
   return out;
@@ -352,8 +352,7 @@ std::vector<OperandSpec> RowFamily::operands(const Params& problem) const {
     spec.positive = traits.positive;
     if (!traits.indexed_axes.empty()) {
       std::int64_t shortest = 0x7fffffff;
-      for (const int axis : traits.indexed_axes)
-        shortest = std::min(shortest, parsed.extent(axis));
+      for (const int axis : traits.indexed_axes) shortest = std::min(shortest, parsed.extent(axis));
       // A few indices on either side are outside of the axis and read as 0.
       const auto beyond = static_cast<std::int32_t>(std::min<std::int64_t>(shortest / 32, 64) + 1);
       spec.range = {-beyond, static_cast<std::int32_t>(

@@ -82,7 +82,7 @@ class RowFamily final : public Family {
 
   struct Entry {
     RowTraits traits;
-    std::string text_hash;                 // empty: shipped
+    std::string text_hash;  // empty: shipped
     std::optional<std::string> dynamic_axis;
   };
   std::map<std::string, dsl::Kernel, std::less<>> kernels_;

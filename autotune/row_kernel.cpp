@@ -88,8 +88,7 @@ void RowKernel::launch(CUstream stream, std::span<const CUdeviceptr> operands,
                        const Extents& extents, const Scalars& scalars) {
   auto& last = impl_->last;
   if (!last || last->extents != extents || last->scalars != scalars)
-    last = Impl::Launch{extents, scalars,
-                        ready(extents).bind(impl_->problem(extents, scalars))};
+    last = Impl::Launch{extents, scalars, ready(extents).bind(impl_->problem(extents, scalars))};
   last->bound.enqueue(Stream::borrow(stream), operands, Workspace());
 }
 

@@ -16,12 +16,18 @@
 namespace quern {
 
 struct RowKernelOptions {
-  std::filesystem::path cache;            // folder of images and tuning records; made if missing
-  std::string kernel;                     // which one of the text; may be empty if there is one
-  std::map<std::string, DType> dtypes;    // of every dtype parameter
-  std::map<std::string, double> scalars;  // of every scalar: for trials, and where launch() has none
-  dsl::Includes includes;                 // files that `use` names, before those that Quern ships
-  std::vector<std::string> library_dirs;  // searched first for NVIDIA's libraries
+  /// Folder of images and tuning records; made if missing.
+  std::filesystem::path cache = {};
+  /// Which one of the text's kernels; may be left out if there is one.
+  std::string kernel = {};
+  /// Of every dtype parameter.
+  std::map<std::string, DType> dtypes = {};
+  /// Of every scalar: for trials, and where launch() is given none.
+  std::map<std::string, double> scalars = {};
+  /// Files that `use` names, before those that Quern ships.
+  dsl::Includes includes = {};
+  /// Searched first for NVIDIA's libraries.
+  std::vector<std::string> library_dirs = {};
 };
 
 /// A kernel of the kernel language (compiler/README.md) in a program of one's own: compiled and
@@ -37,8 +43,8 @@ struct RowKernelOptions {
 /// An outermost axis `rows` or `tokens` that numbers rows is tuned at powers of two and needs no
 /// compile when it changes; every other extent makes a kernel of its own.
 ///
-/// Use it on one thread at a time, where `context` is current (the primary context of its GPU, which
-/// the CUDA runtime uses too).
+/// Use it on one thread at a time, where `context` is current (the primary context of its GPU,
+/// which the CUDA runtime uses too).
 class RowKernel {
  public:
   using Extents = std::map<std::string, std::int64_t>;

@@ -160,17 +160,15 @@ class Analysis {
     for (std::size_t d = 0; d < layout.size(); ++d) {
       if (!((node.gathered >> d) & 1u)) continue;
       const int axis = layout[d].axis;
-      visit_loads(node.args[argument++], [axis](RowTraits::Operand& indices) {
-        indices.indexed_axes.push_back(axis);
-      });
+      visit_loads(node.args[argument++],
+                  [axis](RowTraits::Operand& indices) { indices.indexed_axes.push_back(axis); });
     }
   }
 
   void note_store(const dsl::Store& store) {
     RowTraits::Operand& operand = out_.operands[at(store.operand)];
     operand.exact = operand.exact && grades_[at(store.value)] != Grade::inexact;
-    operand.per_element =
-        operand.per_element || tree_.store_level(store) == dsl::Level::element;
+    operand.per_element = operand.per_element || tree_.store_level(store) == dsl::Level::element;
     std::set<int> seen;
     std::vector<int> open{store.value};
     while (!open.empty()) {

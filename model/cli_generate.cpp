@@ -150,8 +150,8 @@ void run_demo(const Common& common, const Options& options) {
     const DeviceInfo& d = engine.gpu()->context().device();
     say(fmt::format("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
                     static_cast<double>(d.memory_bytes) / 1e9));
-    TuneReport report =
-        tune_with_progress(common, engine.gpu()->kernels(), requests_of(engine.config(), {1}, lengths), {});
+    TuneReport report = tune_with_progress(common, engine.gpu()->kernels(),
+                                           requests_of(engine.config(), {1}, lengths), {});
     refine_with_progress(common, *engine.gpu(), *engine.gpu_model(), engine.config(), report, {1});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;
@@ -218,8 +218,7 @@ void run_demo(const Common& common, const Options& options) {
       "kernels: {} compiled, {} cache hits; {} problems served tuned ({} tuned now), {} on "
       "defaults\n",
       counts.compiled, counts.image_hits, counts.tuned, tuned_now, counts.defaulted);
-  if (counts.compiled == 0)
-    fmt::print("nothing was compiled: every kernel came from the cache\n");
+  if (counts.compiled == 0) fmt::print("nothing was compiled: every kernel came from the cache\n");
 }
 
 }  // namespace

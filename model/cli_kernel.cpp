@@ -132,11 +132,10 @@ RowValues values_of(const dsl::Kernel& kernel, const Options& options) {
     throw InputError("axis 'cols' is given twice");
   for (const std::string& axis : kernel.axes())
     if (!values.axes.contains(axis))
-      throw InputError(fmt::format("kernel {} has an axis '{}' whose extent is not given: {}",
-                                   kernel.name(), axis,
-                                   axis == "rows" || axis == "cols"
-                                       ? fmt::format("--{} N", axis)
-                                       : fmt::format("--axis {}=N", axis)));
+      throw InputError(fmt::format(
+          "kernel {} has an axis '{}' whose extent is not given: {}", kernel.name(), axis,
+          axis == "rows" || axis == "cols" ? fmt::format("--{} N", axis)
+                                           : fmt::format("--axis {}=N", axis)));
   for (const dsl::ScalarInfo& scalar : kernel.scalars())
     if (!values.scalars.contains(scalar.name))
       throw InputError(

@@ -69,9 +69,8 @@ std::vector<Check> check(RowSession& session, const Params& problem, const Param
   const Arch& arch = session.library().arch();
   if (const auto odd = odd_shape(session.family(), problem, arch)) {
     const bool serves = !session.library().refusal(session.family(), *odd, config);
-    out.push_back(check_one(session, *odd,
-                            serves ? config
-                                   : session.library().default_config(session.family(), *odd)));
+    out.push_back(check_one(
+        session, *odd, serves ? config : session.library().default_config(session.family(), *odd)));
   }
   return out;
 }
@@ -153,9 +152,10 @@ void run_on_gpu(const Common& common, int ordinal, std::unique_ptr<RowFamily> fa
   text += run.bench ? row_table(session.family(), results) : kernel.description() + "\n";
   for (const Check& one : checks)
     text += one.verdict.status == TrialStatus::ok
-                ? fmt::format("checked against the LLVM build, {}: worst error {:.3g} of the "
-                              "tolerance\n",
-                              to_text(one.problem), one.verdict.error)
+                ? fmt::format(
+                      "checked against the LLVM build, {}: worst error {:.3g} of the "
+                      "tolerance\n",
+                      to_text(one.problem), one.verdict.error)
                 : fmt::format("checked against the LLVM build, {}: {}: {}\n", to_text(one.problem),
                               name(one.verdict.status), one.verdict.reason);
   if (common.json)
@@ -177,9 +177,9 @@ void run_on_cpu(const Common& common, const RowFamily& family, const RowRun& run
   std::vector<void*> operands;
   for (const OperandSpec& spec : family.operands(run.problem)) {
     const bool filled = spec.role != OperandSpec::Role::out;
-    contents.push_back(filled ? repeat_to(trial_contents(spec, contents.size() + 1),
-                                          spec.size_bytes())
-                              : std::vector<std::byte>(spec.size_bytes()));
+    contents.push_back(filled
+                           ? repeat_to(trial_contents(spec, contents.size() + 1), spec.size_bytes())
+                           : std::vector<std::byte>(spec.size_bytes()));
     operands.push_back(contents.back().data());
   }
   std::vector<double> scalars;
@@ -268,8 +268,9 @@ std::optional<RowValues> usual_values(const dsl::Kernel& kernel, std::int64_t ro
   }
   for (const std::string& param : kernel.dtype_params()) values.dtypes[param] = dtype;
   for (const dsl::ScalarInfo& scalar : kernel.scalars())
-    values.scalars[scalar.name] =
-        scalar.dtype == DType::i32 ? 0 : scalar.name == "eps" ? 1e-5 : 0.5;
+    values.scalars[scalar.name] = scalar.dtype == DType::i32 ? 0
+                                  : scalar.name == "eps"     ? 1e-5
+                                                             : 0.5;
   return values;
 }
 
@@ -320,8 +321,8 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
   ordered_json rows = ordered_json::array();
   ProgressLine line(common);
   for (const Params& problem : problems) {
-    line.update(fmt::format("measuring {}/{}  {}", results.size() + 1, problems.size(),
-                            to_text(problem)));
+    line.update(
+        fmt::format("measuring {}/{}  {}", results.size() + 1, problems.size(), to_text(problem)));
     results.push_back(bench.measure(problem));
     rows.push_back(quern::to_json(results.back()));
   }
@@ -334,8 +335,7 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
                 {"results", rows}});
   else
     print_text(fmt::format("{}; % of what our copy kernel moves at the same size, in this run\n{}",
-                           session.context().device().name,
-                           row_table(session.family(), results)));
+                           session.context().device().name, row_table(session.family(), results)));
 }
 
 }  // namespace

@@ -62,8 +62,8 @@ struct Tolerance {
   double abs = 0;
   double rel = 0;
   /// Of the elements of an integer output those that may miss rel * |ref|, by abs at most; one at
-  /// least. Where f32 arithmetic is rounded to an integer, another order of summation decides a near
-  /// tie the other way. 0: all must be equal.
+  /// least. Where f32 arithmetic is rounded to an integer, another order of summation decides a
+  /// near tie the other way. 0: all must be equal.
   double share = 0;
 };
 
@@ -119,8 +119,8 @@ class Family {
   /// True if the config names a vendor library's routine instead of a kernel of ours; source() and
   /// plan() are then not called.
   virtual bool is_library(const Params& config) const;
-  /// What a config stands for that is_library; never called for others. As it is: m, n, k, dtype and
-  /// out_dtype of the problem, and the config's algorithm.
+  /// What a config stands for that is_library; never called for others. As it is: m, n, k, dtype
+  /// and out_dtype of the problem, and the config's algorithm.
   virtual LibraryMatmul library_matmul(const Params& problem, const Params& config) const;
   virtual KernelSource source(const Params& problem, const Params& config,
                               const Arch& arch) const = 0;

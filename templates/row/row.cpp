@@ -129,12 +129,12 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
   const std::int64_t accesses = divide_up(problem.row, first);
   for (const std::int64_t steps : {1, 2, 3, 4}) {
     const std::int64_t threads = divide_up(divide_up(accesses, steps), 32) * 32;
-    if (threads <= kMaxThreads)
-      out.add_reducing(static_cast<int>(threads), first, 1, 1);
+    if (threads <= kMaxThreads) out.add_reducing(static_cast<int>(threads), first, 1, 1);
   }
   // Last resorts, for kernels that few of the above suit.
   for (const int per_row : {128, 256, 32, 1024})
-    for (const char* keep : {"none", "shared"}) out.add(std::max(per_row, 128), per_row, 1, keep, 1);
+    for (const char* keep : {"none", "shared"})
+      out.add(std::max(per_row, 128), per_row, 1, keep, 1);
 }
 
 }  // namespace

@@ -36,12 +36,10 @@ struct RowConfig {
   bool pdl = false;           // programmatic dependent launch
   static constexpr auto fields() {
     using C = RowConfig;
-    return std::tuple{std::pair{"threads", &C::threads},
-                      std::pair{"threads_per_row", &C::threads_per_row},
-                      std::pair{"vector", &C::vector},
-                      std::pair{"keep", &C::keep},
-                      std::pair{"cluster", &C::cluster},
-                      std::pair{"pdl", &C::pdl}};
+    return std::tuple{
+        std::pair{"threads", &C::threads}, std::pair{"threads_per_row", &C::threads_per_row},
+        std::pair{"vector", &C::vector},   std::pair{"keep", &C::keep},
+        std::pair{"cluster", &C::cluster}, std::pair{"pdl", &C::pdl}};
   }
 };
 
@@ -52,9 +50,9 @@ std::vector<Tunable> row_space();
 /// build a config for a certain kernel (dsl::reject_reason) is not known here: these are proposals,
 /// of which RowFamily takes the first kMaxRowCandidates that are legal. They cover, in this order,
 /// a warp or several rows of a warp for short rows and a block for long ones, with 8 to 16 elements
-/// a thread; half and twice as many threads; accesses of 16 bytes of the widest and of the narrowest
-/// operand; clusters where a row is long or where rows are too few to fill the GPU; several rows a
-/// block; rows kept in registers, in shared memory, or read again.
+/// a thread; half and twice as many threads; accesses of 16 bytes of the widest and of the
+/// narrowest operand; clusters where a row is long or where rows are too few to fill the GPU;
+/// several rows a block; rows kept in registers, in shared memory, or read again.
 std::vector<RowConfig> row_candidates(const RowProblem& problem, const Arch& arch);
 constexpr std::size_t kMaxRowCandidates = 24;
 

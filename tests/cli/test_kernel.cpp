@@ -55,7 +55,8 @@ TEST_CASE("kernel prints CUDA and LLVM of every shipped file") {
   const json out = quern.json_of({"kernel", files[0]});
   CHECK(out["emit"] == "cuda");
   CHECK(out["text"].get<std::string>().find("__global__") != std::string::npos);
-  for (const std::string& file : shipped_files(false)) quern.refuses({"kernel", file}, 2, "no kernel");
+  for (const std::string& file : shipped_files(false))
+    quern.refuses({"kernel", file}, 2, "no kernel");
 }
 
 TEST_CASE("kernel refuses options without meaning") {
@@ -123,9 +124,9 @@ TEST_CASE("kernel --run builds for the CPU and times it there") {
                                    "--axis", "tokens=3", "--axis", "heads=2", "--axis", "half=8",
                                    "--axis", "max_positions=16", "--dtype", "f32"});
   CHECK(rope["problem"]["T"] == "f32");
-  const json residual = quern.json_of(
-      {"kernel", folder + "add_rmsnorm.qk", "--run", "--device", "cpu", "--rows", "2", "--cols",
-       "64", "--scalar", "eps=0", "--bind", "R=f32", "--dtype", "e4m3"});
+  const json residual =
+      quern.json_of({"kernel", folder + "add_rmsnorm.qk", "--run", "--device", "cpu", "--rows", "2",
+                     "--cols", "64", "--scalar", "eps=0", "--bind", "R=f32", "--dtype", "e4m3"});
   CHECK(residual["problem"]["R"] == "f32");
   CHECK(residual["problem"]["T"] == "e4m3");
 }

@@ -1,5 +1,6 @@
-// A kernel of one's own in a program of one's own: written in the kernel language, tuned for the GPU
-// at hand, launched on the program's own memory and stream. Links quern::quern and nothing else.
+// A kernel of one's own in a program of one's own: written in the kernel language, tuned for the
+// GPU at hand, launched on the program's own memory and stream. Links quern::quern and nothing
+// else.
 //
 //   embed_kernel [CACHE_FOLDER]
 //
@@ -48,8 +49,7 @@ double worst_error(const std::vector<float>& y, const std::vector<float>& larges
 
 int run(const std::filesystem::path& cache) {
   const Context context(0);
-  RowKernel norm(context, kText, {.cache = cache, .kernel = "", .dtypes = {},
-                                  .scalars = {{"eps", kEps}}, .includes = {}, .library_dirs = {}});
+  RowKernel norm(context, kText, {.cache = cache, .scalars = {{"eps", kEps}}});
 
   // Once for each GPU and shape: what is found stays in the cache. Rows may then vary.
   const ProblemReport report = norm.tune({{"rows", kRows}, {"cols", kCols}}, 10);
@@ -70,15 +70,14 @@ int run(const std::filesystem::path& cache) {
   check(cuda.MemAlloc(&largest, peak_bytes));
 
   check(cuda.MemcpyHtoDAsync(x, host.data(), bytes, stream));
-  const CUdeviceptr operands[] = {x, y, largest};  // in order of declaration
-  norm.launch(stream, operands, {{"rows", kRows}, {"cols", kCols}});
+  norm.launch(stream, {{x, y, largest}}, {{"rows", kRows}, {"cols", kCols}});
   check(cuda.MemcpyDtoHAsync(host.data(), y, bytes, stream));
   check(cuda.MemcpyDtoHAsync(peaks.data(), largest, peak_bytes, stream));
   check(cuda.StreamSynchronize(stream));
 
   const double worst = worst_error(host, peaks);
   std::printf("worst error %.2g\n", worst);
-  for (const CUdeviceptr address : operands) cuda.MemFree(address);
+  for (const CUdeviceptr address : {x, y, largest}) cuda.MemFree(address);
   cuda.StreamDestroy(stream);
   return worst < 1e-4 ? 0 : 1;
 }

@@ -25,8 +25,8 @@ TEST_CASE("the CUDA build of every row kernel agrees with its LLVM build") {
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (const std::int64_t cols : {1, 7, 172, 4096})
         for (const std::int64_t rows : {1, 3, 17})
-          check_family(gpu, family(), row_problem(family(), kernel, rows, cols, dtype, DType::f32), {},
-                       few);
+          check_family(gpu, family(), row_problem(family(), kernel, rows, cols, dtype, DType::f32),
+                       {}, few);
 }
 
 TEST_CASE("long rows and 16-bit residuals") {

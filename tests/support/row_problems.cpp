@@ -30,14 +30,16 @@ Params row_problem(const RowFamily& family, const dsl::Kernel& kernel, std::int6
       extent = cols;
   }
   if (packed) {
-    const std::string& last = kernel.axes()[static_cast<std::size_t>(kernel.num_iterated_axes() - 1)];
+    const std::string& last =
+        kernel.axes()[static_cast<std::size_t>(kernel.num_iterated_axes() - 1)];
     values.axes[last] += values.axes[last] % 2;
   }
   for (const std::string& name : kernel.dtype_params())
     values.dtypes[name] = name == "R" ? residual : dtype;
   for (const dsl::ScalarInfo& scalar : kernel.scalars())
-    values.scalars[scalar.name] =
-        scalar.dtype == DType::i32 ? 1 : scalar.name == "eps" ? 1e-5 : 0.5;
+    values.scalars[scalar.name] = scalar.dtype == DType::i32 ? 1
+                                  : scalar.name == "eps"     ? 1e-5
+                                                             : 0.5;
   return family.problem(kernel.name(), values);
 }
 

@@ -70,14 +70,15 @@ TEST_CASE("the default gives a long row a block and a short one a warp or less")
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 131072), arch)[0]),
            "threads=1024 threads_per_row=1024 vector=8 keep=registers cluster=8 pdl=true");
   CHECK_EQ(family()
-               .reject_reason(add_rmsnorm(1, 172), to_params(RowConfig{128, 32, 8, "none", 1, false}), arch)
+               .reject_reason(add_rmsnorm(1, 172),
+                              to_params(RowConfig{128, 32, 8, "none", 1, false}), arch)
                .value_or(""),
            "vector = 8 does not divide axis cols of 172 elements");
-  CHECK_EQ(
-      family()
-          .reject_reason(add_rmsnorm(1, 4096), to_params(RowConfig{1024, 1024, 8, "none", 1, false}), arch)
-          .value_or(""),
-      "a row is 512 accesses: half of 1024 threads would find none");
+  CHECK_EQ(family()
+               .reject_reason(add_rmsnorm(1, 4096),
+                              to_params(RowConfig{1024, 1024, 8, "none", 1, false}), arch)
+               .value_or(""),
+           "a row is 512 accesses: half of 1024 threads would find none");
 }
 
 TEST_CASE("candidates cover accesses, threads, clusters and places to keep a row") {
@@ -105,8 +106,7 @@ TEST_CASE("every shipped kernel has legal candidates, operands and a tolerance a
     for (const std::int64_t cols : {1, 7, 172, 4096})
       for (const std::int64_t rows : {1, 17, 65536})
         for (const DType dtype : {DType::bf16, DType::e4m3, DType::f32}) {
-          const Params problem =
-              test::row_problem(family(), kernel, rows, cols, dtype, DType::f32);
+          const Params problem = test::row_problem(family(), kernel, rows, cols, dtype, DType::f32);
           CAPTURE(to_text(problem));
           const Arch& arch = known_archs()[(cols + rows) % known_archs().size()];
           CHECK_EQ(family().unsupported(problem, arch).value_or(""), "");
@@ -293,8 +293,9 @@ TEST_CASE("malformed row problems are refused") {
   CHECK_THROWS_AS(family().cost(huge), InputError);
   CHECK_THROWS_AS(family().candidates(Params::array(), arch), InputError);
   CHECK_THROWS_AS(family().source(add_rmsnorm(1, 8), {{"threads", 0}}, arch), InputError);
-  CHECK_THROWS_AS(family().source(add_rmsnorm(1, 8), to_params(RowConfig{256, 0, 1, "none", 1, false}), arch),
-                  InputError);
+  CHECK_THROWS_AS(
+      family().source(add_rmsnorm(1, 8), to_params(RowConfig{256, 0, 1, "none", 1, false}), arch),
+      InputError);
   const std::string text = "kernel k(x: T[n]) -> (y: T[n]) { y = x }";
   const HeaderMap twice{{"a.qk", text}, {"b.qk", text}}, broken{{"a.qk", "kernel"}};
   CHECK_THROWS_AS(RowFamily{twice}, InputError);

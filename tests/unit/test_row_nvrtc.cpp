@@ -21,8 +21,8 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
       ++turn;  // walks through sizes, dtypes and configs: all of them together would take minutes
       constexpr DType dtypes[] = {DType::bf16, DType::f16, DType::f32, DType::e4m3, DType::i8};
       constexpr std::int64_t cols[] = {172, 4096, 65536};
-      const Params problem = test::row_problem(family, kernel, 16, cols[turn % 3],
-                                               dtypes[turn % 5], dtypes[(turn + 1) % 5]);
+      const Params problem = test::row_problem(family, kernel, 16, cols[turn % 3], dtypes[turn % 5],
+                                               dtypes[(turn + 1) % 5]);
       const auto candidates = family.candidates(problem, arch);
       const Params& config = candidates[turn / 2 % candidates.size()];
       const KernelSource source = family.source(problem, config, arch);
