@@ -231,6 +231,25 @@ TEST_CASE("generated CUDA: warps take the segments of a row in turn") {
 )");
 }
 
+TEST_CASE("generated CUDA: a segment's value that is the same for all is stored once per row") {
+  // smallest varies along no axis of a row but is folded along its segments.
+  const dsl::Kernel kernel = kernel_of(R"(
+    kernel k(x: f32[rows, groups, lanes], state: inout f32[rows]) -> (y: f32[rows, groups]) {
+      smallest = min[lanes](f32(index(lanes)) + state)
+      y        = max[lanes](x) - mean[groups, lanes](x)
+      state    = smallest
+    })");
+  const std::string source = dsl::emit_cuda(kernel, {}, {});
+  const std::size_t declared = source.find("float first_smallest{};"),
+                    set = source.find("if (segment == 0) first_smallest = smallest;"),
+                    barrier = source.find("row_barrier();", set),
+                    stored = source.find("args.state[row] = first_smallest;");
+  CHECK_LT(declared, set);
+  CHECK_LT(set, barrier);
+  CHECK_LT(barrier, stored);
+  CHECK_NE(stored, std::string::npos);
+}
+
 TEST_CASE("generated CUDA: a gather that is the same for a whole vector") {
   const dsl::Kernel kernel = kernel_of(
       "kernel embed(table: f16[vocab, cols], ids: i32[rows]) -> (y: f16[rows, cols]) {\n"
