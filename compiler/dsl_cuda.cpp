@@ -192,7 +192,10 @@ class KernelWriter {
       if (p == 0) stage_row();
       const std::vector<int> row_reductions = reductions_of(pass, Level::row);
       const Folds folds = body_.declare_partials(row_reductions);
-      pass_along_row(pass, p + 1 == passes_.passes.size(), p == 0, folds);
+      const bool last = p + 1 == passes_.passes.size();
+      if (last)
+        for (const int n : values_of_any_segment()) carried_[n] = body_.declare_carried(n);
+      pass_along_row(pass, last, p == 0, folds);
       if (waits && !folds.empty()) {
         text_.line("cluster_wait();");
         waits = false;
@@ -200,6 +203,7 @@ class KernelWriter {
       for (const CudaBody::Fold& fold : folds) body_.finish(fold, true);
     }
     if (waits) text_.line("cluster_wait();");
+    for (const auto& [n, name] : carried_) body_.take_carried(n, name);
     store_row_values();
     indices_.declare(text_, start, is_column() ? "item" : "row");
     // Shared memory comes first.
@@ -243,6 +247,14 @@ class KernelWriter {
     std::vector<int> out;
     for (const Walk& walk : pass.walks)
       for (const int n : reductions_of(walk, level)) out.push_back(n);
+    return out;
+  }
+
+  /// What is stored once per row and computed in every segment: the same in each of them.
+  std::set<int> values_of_any_segment() const {
+    std::set<int> out;
+    for (const Store* store : stores_at(Level::row))
+      if (tree_.level(store->value) == Level::segment) out.insert(store->value);
     return out;
   }
 
@@ -399,7 +411,8 @@ class KernelWriter {
                          return !walk.element_nodes.empty() || !walk.reductions.empty() ||
                                 !walk.segment_nodes.empty();
                        }) ||
-           (last && (!stores_at(Level::element).empty() || !stores_at(Level::segment).empty()));
+           (last && (!stores_at(Level::element).empty() || !stores_at(Level::segment).empty() ||
+                     !carried_.empty()));
   }
 
   /// Of the values of a segment, or of the whole row.
@@ -435,6 +448,11 @@ class KernelWriter {
     }
     for (const CudaBody::Fold& fold : segment_folds) body_.finish(fold, false);
 
+    // The lane that stores the row's values has the first segment.
+    if (last)
+      for (const auto& [n, name] : carried_)
+        text_.line("if ({} == 0) {} = {};", in_turn() ? "segment" : "col", name,
+                   body_.value_of(n).text);
     if (const Folds folds = split(row_folds, Level::segment); folds_row && !folds.empty())
       once_per_segment([&] { body_.emit({{}, folds, {}}); });
     if (const auto stores = stores_at(Level::segment); last && !stores.empty()) {
@@ -525,6 +543,7 @@ class KernelWriter {
   CudaIndices indices_;
   CudaReductions reductions_;
   CudaBody body_;
+  std::map<int, std::string> carried_;  // variables of values_of_any_segment
   std::size_t top_ = 0;
 };
 

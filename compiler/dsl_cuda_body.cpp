@@ -523,6 +523,17 @@ void CudaBody::emit(const Work& work) {
   inlined_.clear();
 }
 
+std::string CudaBody::declare_carried(int number) {
+  std::string name = names_.take("first_" + wish(number));
+  text_.line("{} {}{{}};", type_of(number), name);
+  return name;
+}
+
+void CudaBody::take_carried(int number, const std::string& name) {
+  kept_.nodes.erase(number);
+  variables_[at(number)] = name;
+}
+
 std::vector<CudaBody::Fold> CudaBody::declare_partials(const std::vector<int>& reductions) {
   std::vector<Fold> out;
   for (const int n : reductions) {

@@ -60,6 +60,11 @@ class CudaBody {
   void emit(const Work& work);
   /// Declares a reduction's result: `partial` folded with those of the other threads.
   void finish(const Fold& fold, bool over_row);
+  /// A segment's value that is the same for all segments, for use after the loops over them:
+  /// declares a variable, sets it in one of the segments, takes it for the value from then on.
+  std::string declare_carried(int number);
+  Code value_of(int number) { return reference(number); }
+  void take_carried(int number, const std::string& name);
   /// Declares the variables of a walk's reductions.
   std::vector<Fold> declare_partials(const std::vector<int>& reductions);
 

@@ -83,7 +83,12 @@ Code CudaIndices::position(AxisSet axes, const std::string& along_last) {
 
 Code CudaIndices::position_i32(AxisSet axes, const std::string& along_last) {
   Code out = position(axes, along_last);
-  if (!is_int(axes) || out.text.find('*') != std::string::npos)
+  // A variable that counts along more axes decides the type.
+  const bool is_int_variable =
+      std::any_of(variables_.begin(), variables_.end(), [&](const Variable& variable) {
+        return variable.of.empty() && (axes & ~variable.axes) == 0 && is_int(variable.axes);
+      });
+  if (!is_int_variable || out.text.find('*') != std::string::npos)
     out = {fmt::format("static_cast<int>({})", out.text)};
   return out;
 }

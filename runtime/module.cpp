@@ -39,7 +39,8 @@ CUfunction Module::function(const std::string& entry) const {
 
 void prepare(CUfunction function, const LaunchPlan& plan) {
   const Driver& cuda = driver();
-  if (plan.smem_bytes > kDefaultSmemBytes) {
+  // The default covers static shared memory too, of which the plan says nothing.
+  if (plan.smem_bytes > kDefaultSmemBytes / 2) {
     // Asking is as cheap as a cache of our own, and stays true when a module is unloaded.
     int allowed = 0;
     check(

@@ -7,6 +7,7 @@
 #include "runtime/driver.h"
 #include "tests/support/dsl_generator.h"
 #include "tests/support/dsl_interpreter.h"
+#include "tests/support/dsl_schedules.h"
 #include "tests/support/gpu.h"
 
 using namespace quern;
@@ -17,30 +18,6 @@ namespace {
 std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
   const char* text = std::getenv(name);
   return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-/// Any schedule that can serve the kernel, if a few tries find one; else the default.
-dsl::Schedule random_schedule(const Case& of, const Arch& arch, std::mt19937_64& random) {
-  const auto pick = [&](std::initializer_list<int> from) {
-    return from.begin()[random() % from.size()];
-  };
-  for (int attempt = 0; attempt < 20; ++attempt) {
-    dsl::Schedule schedule;
-    schedule.threads = pick({32, 64, 128, 256, 512});
-    schedule.threads_per_row = std::min(schedule.threads, pick({1, 8, 32, 64, 128, 512}));
-    schedule.vector = pick({1, 2, 4, 8});
-    schedule.keep = static_cast<dsl::Keep>(pick({0, 1, 2}));
-    schedule.cluster = pick({1, 1, 1, 2, 4});
-    schedule.pdl = pick({0, 1}) == 1;
-    if (!dsl::reject_reason(of.kernel, of.binding, schedule, arch)) return schedule;
-  }
-  return dsl::default_schedule(of.kernel, of.binding);
-}
-
-std::string describe(const dsl::Schedule& schedule) {
-  return fmt::format("threads {} per row {} vector {} keep {} cluster {}", schedule.threads,
-                     schedule.threads_per_row, schedule.vector, dsl::name(schedule.keep),
-                     schedule.cluster);
 }
 
 /// What is wrong with one CUDA build of a kernel, if anything.

@@ -31,7 +31,6 @@ double ulp(double x) {
 }
 
 double as_f32(double x) { return static_cast<double>(static_cast<float>(x)); }
-bool fits_f32(double x) { return as_f32(x) == x || std::isnan(x); }
 
 /// Nothing is known of a value near infinity that is not exact, nor of NaN.
 Bounded bounded(double value, double error) {
@@ -356,8 +355,12 @@ class Interpreter {
         return monotone(x, 4, [](double v) { return std::tanh(v); });
       case Op::erf:
         return monotone(x, 4, [](double v) { return std::erf(v); });
-      case Op::sigmoid:
-        return monotone(x, 6, [](double v) { return 1 / (1 + std::exp(-v)); });
+      case Op::sigmoid: {
+        Bounded out = monotone(x, 6, [](double v) { return 1 / (1 + std::exp(-v)); });
+        // The GPU's fast division takes what would be subnormal to 0.
+        if (arithmetic_.contracts && std::fabs(out.value) < 0x1p-125) out.error += 0x1p-125;
+        return out;
+      }
       case Op::sin:
       case Op::cos: {
         const double value = as_f32(op == Op::sin ? std::sin(x.value) : std::cos(x.value));
@@ -380,7 +383,7 @@ class Interpreter {
   Bounded rounded(double value, double error, bool may_contract) const {
     const bool certain = error == 0 && !(may_contract && arithmetic_.contracts);
     const double nearest = as_f32(value);
-    return bounded(nearest, certain || (error == 0 && fits_f32(value)) ? 0 : error + ulp(nearest));
+    return bounded(nearest, certain ? 0 : error + ulp(nearest));
   }
 
   Bounded binary(Op op, Bounded x, Bounded y, bool of_products) const {
