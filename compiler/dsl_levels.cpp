@@ -130,10 +130,13 @@ class Planner {
       if (tree_.operand_types[at(store.operand)].dtype == DType::i4 &&
           tree_.operand_types[at(store.operand)].param < 0 && layout.back().axis >= 0 &&
           (layout.back().axis != tree_.last_axis() || row != tree_.walked)) {
+        const bool ends_well = layout.back().axis == tree_.last_axis();
         report_(-1, store.operand,
-                fmt::format("`{}` is packed in pairs, which must be written together: its last "
-                            "axis should be {}",
-                            name, tree_.axes[at(tree_.last_axis())]));
+                fmt::format("`{}` is packed in pairs, which must be written together: it{} should "
+                            "{} {}",
+                            name, ends_well ? "" : "s last axis", ends_well ? "have" : "be",
+                            ends_well ? named(tree_.walked & ~set)
+                                      : tree_.axes[at(tree_.last_axis())]));
         fine = false;
       }
     }

@@ -197,6 +197,8 @@ TEST_CASE("reductions") {
            "`z` has c of the axes of a row, a, b, c: it should have all, a or none");
   CHECK_EQ(complaint("y = i4(sum[cols](f32(x)))", "x: T[rows, cols]", "y: i4[rows]"),
            "`y` is packed in pairs, which must be written together: its last axis should be cols");
+  CHECK_EQ(complaint("y = i4(sum[a, b](f32(x)))", "x: T[a, b, c]", "y: i4[c]"),
+           "`y` is packed in pairs, which must be written together: it should have axes a, b");
   CHECK_EQ(complaint("y = T(f32(x) * sum[cols](eps))"),
            "what is reduced over cols does not vary along it: `eps` has no axes");
   CHECK_EQ(complaint("y = T(f32(x) * max[cols](f32(x), eps))"), "`max` takes 1 argument, not 2");
