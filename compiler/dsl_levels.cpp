@@ -132,11 +132,11 @@ class Planner {
           (layout.back().axis != tree_.last_axis() || row != tree_.walked)) {
         const bool ends_well = layout.back().axis == tree_.last_axis();
         report_(-1, store.operand,
-                fmt::format("`{}` is packed in pairs, which must be written together: it{} should "
-                            "{} {}",
-                            name, ends_well ? "" : "s last axis", ends_well ? "have" : "be",
-                            ends_well ? named(tree_.walked & ~set)
-                                      : tree_.axes[at(tree_.last_axis())]));
+                fmt::format(
+                    "`{}` is packed in pairs, which must be written together: it{} should "
+                    "{} {}",
+                    name, ends_well ? "" : "s last axis", ends_well ? "have" : "be",
+                    ends_well ? named(tree_.walked & ~set) : tree_.axes[at(tree_.last_axis())]));
         fine = false;
       }
     }

@@ -40,8 +40,7 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
 
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
                                              GpuModel& model, const ModelConfig& config,
-                                             TuneReport& report,
-                                             const std::vector<int>& batches) {
+                                             TuneReport& report, const std::vector<int>& batches) {
   std::vector<Refinement> changes;
   if (std::none_of(report.problems.begin(), report.problems.end(), [](const ProblemReport& p) {
         return p.outcome == ProblemReport::Outcome::tuned;
@@ -110,7 +109,8 @@ void run_tune(const Common& common, const Options& options) {
   if (options.budget == 0 || report.seconds < options.budget) {
     GpuModelOptions room;
     room.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
-    room.max_context = static_cast<int>(std::min<std::int64_t>(config.max_position_embeddings, 1024));
+    room.max_context =
+        static_cast<int>(std::min<std::int64_t>(config.max_position_embeddings, 1024));
     try {  // weights make no difference to speed, so that none need be loaded
       const auto model = session.open_random(config, gpu_dtype(config), room);
       refined = refine_with_progress(common, session, *model, config, report, options.batches);
@@ -134,6 +134,8 @@ void run_tune(const Common& common, const Options& options) {
 
 /// Builds the images that a model's defaults and records need, for GPUs that need not be here.
 void run_compile(const Common& common, const Options& options) {
+  std::vector<Arch> archs;  // all of them known before the first is compiled for
+  for (const std::string& name : options.archs) archs.push_back(parse_arch(name));
   const ModelConfig config = load_config(model_folder(common, options.model));
   const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
@@ -141,12 +143,12 @@ void run_compile(const Common& common, const Options& options) {
   const auto requests = requests_of(config, options.batches, options.prompts);
   ProgressLine line(common);
   BuildReport all;
-  for (const std::string& name : options.archs) {
-    const BuildReport one = build_ahead(families, nvrtc, images, requests, parse_arch(name), false, 0,
-                                        [&](std::size_t done, std::size_t total) {
-                                          line.update(fmt::format("compiling for {}: {}/{}", name,
-                                                                  done, total));
-                                        });
+  for (const Arch& arch : archs) {
+    const BuildReport one =
+        build_ahead(families, nvrtc, images, requests, arch, false, 0,
+                    [&](std::size_t done, std::size_t total) {
+                      line.update(fmt::format("compiling for {}: {}/{}", arch.name(), done, total));
+                    });
     if (one.unsupported > 0) throw InputError(one.failed.front());
     all.images += one.images;
     all.compiled += one.compiled;
