@@ -72,7 +72,12 @@ RowBenchResult RowBench::measure(const Params& problem) {
   out.default_us = timings[1].median_us;
   out.copy_bytes_per_second = copy_bandwidth(out.bytes);
   const CompileRequest request = compile_request(family_, problem, out.config, library_.arch());
-  out.nvrtc_ms = library_.nvrtc().compile(request, library_.families().templates()).compile_ms;
+  std::vector<double> compile_ms;
+  for (int i = 0; i < 3; ++i)
+    compile_ms.push_back(
+        library_.nvrtc().compile(request, library_.families().templates()).compile_ms);
+  std::sort(compile_ms.begin(), compile_ms.end());
+  out.nvrtc_ms = compile_ms[1];
   return out;
 }
 

@@ -102,6 +102,9 @@ struct Schedule {
   Keep keep = Keep::none;
   int cluster = 1;   // blocks that share a row, through distributed shared memory
   bool pdl = false;  // griddepcontrol.wait before the first read
+  /// Rows that the same threads take, one after another: what all rows share is read once, and the
+  /// next row is on its way while one is worked on.
+  int turns = 1;
 };
 
 /// A schedule that is legal on every architecture, for any binding: what runs untuned.

@@ -58,6 +58,8 @@ class KernelWriter {
   bool in_turn() const { return shape_.takes_segments_in_turn; }
   bool flat_segments() const { return shape_.lanes_per_segment > 0; }
   bool is_column() const { return tree_.is_column(); }
+  bool in_turns() const { return schedule_.turns > 1; }
+  int rows_per_block() const { return schedule_.threads / schedule_.threads_per_row; }
   /// Neighbours that one step along a row takes.
   int step() const { return is_column() ? 1 : body_.vector(); }
   /// Lanes that take a segment together.
@@ -70,6 +72,7 @@ class KernelWriter {
     out.threads = schedule_.threads;
     out.cluster = schedule_.cluster;
     out.apart = tree_.is_column();
+    out.in_turns = schedule_.turns > 1;
     return out;
   }
   Sharers segment_sharers() const {
@@ -93,9 +96,10 @@ class KernelWriter {
 
   void wait_for_predecessor() {
     if (!schedule_.pdl) return;
+    // A successor waits for the whole grid in any case, so it may be made ready early.
     text_.at_margin("#if __CUDA_ARCH__ >= 900");
-    text_.line("asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");");
     text_.line("asm volatile(\"griddepcontrol.launch_dependents;\");");
+    text_.line("asm volatile(\"griddepcontrol.wait;\" ::: \"memory\");");
     text_.at_margin("#endif");
   }
 
@@ -106,31 +110,32 @@ class KernelWriter {
   }
 
   void find_row() {
-    const int per_row = schedule_.threads_per_row, rows = schedule_.threads / per_row;
+    const int per_row = schedule_.threads_per_row, rows = rows_per_block();
+    std::string row = fmt::format("blockIdx.x * {}ll + threadIdx.x / {}", rows, per_row);
+    std::string lane = fmt::format("threadIdx.x % {}", per_row);
     if (is_column()) {
       const std::string vector =
           schedule_.vector > 1 ? fmt::format(" * {}", schedule_.vector) : std::string();
-      text_.line("const long long item = {}blockIdx.x * {}ll + threadIdx.x{}{}{};",
-                 vector.empty() ? "" : "(", rows,
-                 per_row > 1 ? fmt::format(" % {}", rows) : std::string(),
-                 vector.empty() ? "" : ")", vector);
-      if (per_row > 1) text_.line("const int lane = threadIdx.x / {};", rows);
+      row = fmt::format("{}blockIdx.x * {}ll + threadIdx.x{}{}{}", vector.empty() ? "" : "(", rows,
+                        per_row > 1 ? fmt::format(" % {}", rows) : std::string(),
+                        vector.empty() ? "" : ")", vector);
+      lane = fmt::format("threadIdx.x / {}", rows);
     } else if (schedule_.cluster > 1) {
-      text_.line("const long long row = blockIdx.x / {};", schedule_.cluster);
-      text_.line("const int lane = blockIdx.x % {} * {} + threadIdx.x;", schedule_.cluster,
-                 schedule_.threads);
+      row = fmt::format("blockIdx.x / {}", schedule_.cluster);
+      lane =
+          fmt::format("blockIdx.x % {} * {} + threadIdx.x", schedule_.cluster, schedule_.threads);
     } else if (per_row == schedule_.threads) {
-      text_.line("const long long row = blockIdx.x;");
-      text_.line("const int lane = threadIdx.x;");
+      row = "blockIdx.x";
+      lane = "threadIdx.x";
     } else if (per_row == 1) {
-      text_.line("const long long row = blockIdx.x * {}ll + threadIdx.x;", rows);
-    } else {
-      text_.line("const long long row = blockIdx.x * {}ll + threadIdx.x / {};", rows, per_row);
-      text_.line("const int lane = threadIdx.x % {};", per_row);
+      row = fmt::format("blockIdx.x * {}ll + threadIdx.x", rows);
     }
+    const std::string name = is_column() ? "item" : in_turns() ? "first_row" : "row";
+    text_.line("const long long {} = {};", name, row);
+    if (shape_.lanes > 1) text_.line("const int lane = {};", lane);
     if (schedule_.pdl) prefetch_parameters();
     wait_for_predecessor();
-    text_.line("if ({} >= {}) return;", is_column() ? "item" : "row", num_rows());
+    if (!in_turns()) text_.line("if ({} >= {}) return;", name, num_rows());
   }
 
   /// Operands that all rows share are most often weights, which no predecessor writes. Fetching
@@ -182,9 +187,33 @@ class KernelWriter {
   void rows() {
     name_positions();
     find_row();
+    if (schedule_.keep == Keep::registers) keep_in_registers();
+    if (in_turns()) {
+      load_ahead();
+      text_.open(
+          fmt::format("for (long long row = first_row; row < {}; row += rows_apart)", num_rows()));
+    }
     const std::size_t start = text_.mark();
+    one_row();
+    indices_.declare(text_, start, is_column() ? "item" : "row");
+    if (in_turns()) {
+      const bool counts = mentions(text_.since(start), "turn");
+      if (counts) text_.line("turn ^= 1;");
+      text_.close();
+      if (counts) text_.insert(loop_, "int turn = 0;  // or 1");
+    }
+    // Shared memory comes first.
+    std::vector<std::string> shared = reductions_.shared_memory();
+    if (shape_.smem_bytes > 0)
+      shared.insert(shared.begin(), "extern __shared__ __align__(16) unsigned char staged[];");
+    for (auto line = shared.rbegin(); line != shared.rend(); ++line) text_.insert(top_, *line);
+    if (schedule_.cluster > 1) helpers_.need("cluster");
+  }
+
+  void one_row() {
     if (schedule_.cluster > 1) text_.line("cluster_arrive();  // before anything is sent");
-    keep_values();
+    if (schedule_.keep == Keep::registers) body_.declare_kept(loaded_ahead(), /*all_but=*/true);
+    if (schedule_.keep == Keep::shared) keep_in_shared_memory();
     bool waits = schedule_.cluster > 1;
     for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
       const Pass& pass = passes_.passes[p];
@@ -196,6 +225,8 @@ class KernelWriter {
       if (last)
         for (const int n : values_of_any_segment()) carried_[n] = body_.declare_carried(n);
       pass_along_row(pass, last, p == 0, folds);
+      if (p == 0 && !pipelined_.empty())
+        text_.line("if (row + rows_apart < {}) load_row(row + rows_apart);", num_rows());
       if (waits && !folds.empty()) {
         text_.line("cluster_wait();");
         waits = false;
@@ -205,13 +236,52 @@ class KernelWriter {
     if (waits) text_.line("cluster_wait();");
     for (const auto& [n, name] : carried_) body_.take_carried(n, name);
     store_row_values();
-    indices_.declare(text_, start, is_column() ? "item" : "row");
-    // Shared memory comes first.
-    std::vector<std::string> shared = reductions_.shared_memory();
-    if (shape_.smem_bytes > 0)
-      shared.insert(shared.begin(), "extern __shared__ __align__(16) unsigned char staged[];");
-    for (auto line = shared.rbegin(); line != shared.rend(); ++line) text_.insert(top_, *line);
-    if (schedule_.cluster > 1) helpers_.need("cluster");
+  }
+
+  // Rows in turn.
+
+  /// Vectors that all rows share stay in registers for all of them; those of a row that its first
+  /// walk uses up are fetched while the row before is being worked on.
+  void load_ahead() {
+    text_.line("const long long rows_apart = gridDim.x{};",
+               rows_per_block() > 1 ? fmt::format(" * {}ll", rows_per_block()) : std::string());
+    body_.declare_kept(loaded_ahead(), /*all_but=*/false);
+    if (!shared_by_rows_.empty())
+      along_chunks([&] { body_.emit({to_vector(shared_by_rows_), {}, {}}); });
+    if (!pipelined_.empty()) {
+      text_.open("const auto load_row = [&](const long long row)");
+      const std::size_t mark = text_.mark();
+      along_chunks([&] { body_.emit({to_vector(pipelined_), {}, {}}); });
+      indices_.declare(text_, mark, "row");
+      text_.close("};");
+      text_.line("if (first_row < {}) load_row(first_row);", num_rows());
+    }
+    body_.set_ready(loaded_ahead());
+    loop_ = text_.mark();
+  }
+
+  static std::vector<int> to_vector(const std::set<int>& nodes) {
+    return {nodes.begin(), nodes.end()};
+  }
+  std::set<int> loaded_ahead() const {
+    std::set<int> out = shared_by_rows_;
+    out.insert(pipelined_.begin(), pipelined_.end());
+    return out;
+  }
+
+  void find_loads_ahead(const std::set<int>& kept) {
+    for (const int n : passes_.passes.front().walks.front().element_nodes) {
+      const Node& load = node(n);
+      if (load.op != Op::load || !body_.is_vector_load(n) || load.gathered != 0) continue;
+      const bool is_input = tree_.operands[at(load.index)].role == OperandInfo::Role::in;
+      const bool is_kept = std::any_of(kept.begin(), kept.end(), [&](int other) {
+        return node(other).op == Op::load && same_vector(tree_, node(other), load);
+      });
+      if ((load.axes & tree_.leading()) == 0 && is_input)
+        shared_by_rows_.insert(n);
+      else if (!is_kept)
+        pipelined_.insert(n);
+    }
   }
 
   void store_row_values() {
@@ -260,18 +330,23 @@ class KernelWriter {
 
   // What is kept.
 
-  void keep_values() {
-    if (!keeps()) return;
+  void keep_in_registers() {
     CudaBody::Kept kept;
     kept.chunks = shape_.chunks;
     kept.threads = schedule_.threads;
-    if (schedule_.keep == Keep::registers) {
-      kept.nodes.insert(passes_.kept.begin(), passes_.kept.end());
-      for (const int n : segment_values_of_later_passes()) kept.nodes.insert(n);
-      body_.set_kept(std::move(kept));
-      body_.declare_kept();
-      return;
+    kept.nodes.insert(passes_.kept.begin(), passes_.kept.end());
+    for (const int n : segment_values_of_later_passes()) kept.nodes.insert(n);
+    if (in_turns()) {
+      find_loads_ahead(kept.nodes);
+      kept.nodes.merge(loaded_ahead());
     }
+    body_.set_kept(std::move(kept));
+  }
+
+  void keep_in_shared_memory() {
+    CudaBody::Kept kept;
+    kept.chunks = shape_.chunks;
+    kept.threads = schedule_.threads;
     std::int64_t offset = 0;
     for (const int n : staged_loads(tree_, passes_, binding_)) {
       const DType dtype = resolve(tree_, node(n).type, binding_);
@@ -544,7 +619,10 @@ class KernelWriter {
   CudaReductions reductions_;
   CudaBody body_;
   std::map<int, std::string> carried_;  // variables of values_of_any_segment
-  std::size_t top_ = 0;
+  /// With rows in turn: vectors that are loaded before the rows, and before the row that needs
+  /// them.
+  std::set<int> shared_by_rows_, pipelined_;
+  std::size_t top_ = 0, loop_ = 0;  // places in the text: the kernel's first line, the loop of rows
 };
 
 }  // namespace

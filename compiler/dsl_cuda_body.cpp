@@ -351,9 +351,10 @@ void CudaBody::emit_vector_load(int number, std::set<int>& loaded) {
     text_.line("const auto {} = {};", vector_name(number), text);
 }
 
-void CudaBody::declare_kept() {
+void CudaBody::declare_kept(const std::set<int>& nodes, bool all_but) {
   std::set<int> declared;
   for (const int n : kept_.nodes) {
+    if ((nodes.count(n) > 0) == all_but) continue;
     if (is_vector_load(n)) {
       if (declared.insert(first_of_vector(n)).second)
         text_.line("Vector<{}, {}> {}[{}];", type_of(n), width(load_access(n).parts),
@@ -475,7 +476,7 @@ void CudaBody::emit(const Work& work) {
   for (const int n : work.nodes) {
     // Loads that only a later walk needs.
     const bool is_idle = uses[at(n)] == 0 && !is_kept(n) && !escapes(n);
-    if (is_immediate(n) || is_idle) continue;
+    if (is_immediate(n) || is_idle || ready_.count(n)) continue;
     if (is_vector_load(n))
       emit_vector_load(n, loaded);
     else if (is_per_element(n))

@@ -53,8 +53,10 @@ class CudaBody {
   /// Positions along the last axis that exist: what lies beyond is neither read nor written.
   void set_count(const std::string& count) { count_ = count; }
 
-  /// Declares the arrays of what is kept in registers.
-  void declare_kept();
+  /// Declares the arrays of what is kept in registers: of these nodes, or of all but these.
+  void declare_kept(const std::set<int>& nodes, bool all_but);
+  /// Vectors that have been loaded by the time of their walk.
+  void set_ready(std::set<int> loads) { ready_ = std::move(loads); }
   /// Copies of this chunk's vectors into shared memory.
   void stage();
   void emit(const Work& work);
@@ -72,6 +74,7 @@ class CudaBody {
   bool is_per_element(int number) const {
     return vector_ > 1 && tree_.varies_along_last(node(number).axes);
   }
+  bool is_vector_load(int number) const;
   /// True if this is written where it is used: constants, scalars, positions.
   bool is_immediate(int number) const;
 
@@ -87,7 +90,6 @@ class CudaBody {
   std::string type_of(int number);
   bool is_register_operand(int operand) const { return registers_.count(operand) > 0; }
   Access load_access(int number) const;
-  bool is_vector_load(int number) const;
   bool is_kept(int number) const { return kept_.nodes.count(number) > 0; }
   bool is_in_array(int number) const { return is_kept(number) || per_element_.count(number) > 0; }
   bool must_have_name(int number) const;
@@ -131,6 +133,7 @@ class CudaBody {
   std::string vector_text_ = "1", chunk_ = "0", count_;
   Kept kept_;
   Registers registers_;
+  std::set<int> ready_;
   bool inside_elements_ = false;
   std::vector<int> total_uses_;
   std::set<int> gather_args_;

@@ -90,8 +90,9 @@ Code CudaReductions::over_row(const Node& reduction, const std::string& partial)
   std::string place;
   if (is_in_shared_memory()) {
     int& count = num_shared_[fold.indexed];
-    place = fmt::format(", {}{}", fold.indexed ? "shared_indexed" : "shared",
-                        row_.apart ? "" : fmt::format("[{}]", count));
+    place =
+        fmt::format(", {}{}", fold.indexed ? "shared_indexed" : "shared",
+                    row_.apart ? "" : fmt::format("[{}]{}", count, row_.in_turns ? "[turn]" : ""));
     ++count;
   }
   return result(reduction, fmt::format("row_{}({}{})", fold.name, partial, place));
@@ -124,7 +125,8 @@ std::vector<std::string> CudaReductions::shared_memory() const {
     if (num_shared_[indexed] == 0) continue;
     const std::string name = indexed ? "Indexed shared_indexed" : "float shared";
     out.push_back(row_.apart ? fmt::format("__shared__ {}[{}];", name, row_.threads)
-                             : fmt::format("__shared__ {}[{}][{}];", name, num_shared_[indexed],
+                             : fmt::format("__shared__ {}[{}]{}[{}];", name, num_shared_[indexed],
+                                           row_.in_turns ? "[2]" : "",
                                            row_.cluster > 1 ? 32 + row_.cluster : 32));
   }
   return out;

@@ -16,6 +16,8 @@ struct Sharers {
   int cluster = 1;  // blocks
   /// The threads of a column are `threads / lanes` apart, rather than neighbours.
   bool apart = false;
+  /// They take several rows in turn: `turn` (0 or 1) tells neighbouring ones apart.
+  bool in_turns = false;
 };
 
 /// The folding of values as C++ text: within a thread, and among the threads that share a row or a

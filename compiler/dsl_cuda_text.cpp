@@ -26,8 +26,9 @@ const std::set<std::string, std::less<>>& reserved_words() {
       "INFINITY",
       // Types and variables of the kernel.
       "Args", "Vector", "Indexed", "args", "bf16", "f16", "e4m3", "e5m2", "blockIdx", "gridDim",
-      "threadIdx", "row", "col", "lane", "item", "step", "segment", "at", "chunk", "i", "shared",
-      "shared_indexed", "staged", "vectors", "num_rows", "aligned", "count", "N", "T", "size_t",
+      "threadIdx", "row", "col", "lane", "item", "step", "segment", "first_row", "rows_apart",
+      "load_row", "turn", "at", "chunk", "i", "shared", "shared_indexed", "staged", "vectors",
+      "num_rows", "aligned", "count", "N", "T", "size_t",
       // Functions of the kernel and of CUDA.
       "load", "store", "prefetch", "stage", "load_i4", "unpack_i4", "pack_i4", "load_up_to",
       "store_up_to", "to_f32", "to_f16", "to_bf16", "to_i32", "to_i8", "to_u8", "to_i4", "to_e4m3",
@@ -113,9 +114,9 @@ void Text::open(const std::string& text) {
   ++indent_;
 }
 
-void Text::close() {
+void Text::close(const std::string& end) {
   --indent_;
-  put("}");
+  put(end);
 }
 
 void Text::otherwise() {

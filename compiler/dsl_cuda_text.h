@@ -53,7 +53,7 @@ class Text {
   void at_margin(const std::string& text) { text_ += text + "\n"; }
   /// "text {"
   void open(const std::string& text = {});
-  void close();
+  void close(const std::string& end = "}");
   /// "} else {"
   void otherwise();
 

@@ -16,7 +16,8 @@ constexpr std::int64_t kMaxKeptElements = 64;    // per thread and kept value
 constexpr std::int64_t kMaxKeptRegisters = 128;  // per thread, of 32 bits
 constexpr std::int64_t kMaxAccessBytes = 64;     // four accesses of 16 bytes
 constexpr int kMaxVector = 32;
-constexpr int kMaxCluster = 8;           // what every device with clusters can run
+constexpr int kMaxCluster = 8;  // what every device with clusters can run
+constexpr int kMaxTurns = 64;
 constexpr int kNumNamedBarriers = 15;    // the sixteenth is that of __syncthreads
 constexpr std::int64_t kShortRow = 128;  // vectors: four for each thread of a warp
 
@@ -70,6 +71,7 @@ class Rules {
     if (auto reason = threads()) return reason;
     if (auto reason = vector()) return reason;
     if (auto reason = packed()) return reason;
+    if (auto reason = turns()) return reason;
     if (!tree_.reduces && !overwrites_row_values(tree_)) return std::nullopt;
     if (auto reason = kept()) return reason;
     return std::nullopt;
@@ -112,6 +114,17 @@ class Rules {
       return "blocks of a cluster share a row, so threads_per_row should be threads";
     if (s_.cluster > 1 && tree_.is_column())
       return fmt::format("{} folds columns, so cluster should be 1", tree_.name);
+    return std::nullopt;
+  }
+
+  Reason turns() {
+    if (!is_power_of_two(s_.turns) || s_.turns > kMaxTurns)
+      return fmt::format("turns should be a power of two up to {}", kMaxTurns);
+    if (s_.turns == 1) return std::nullopt;
+    if (tree_.leading() == 0)
+      return fmt::format("{} has one row, so turns should be 1", tree_.name);
+    if (s_.keep != Keep::registers || s_.cluster > 1)
+      return "rows that are taken in turn need keep=registers and no cluster";
     return std::nullopt;
   }
 
@@ -397,7 +410,8 @@ LaunchPlan plan(const Kernel& kernel, const Binding& binding, const Schedule& sc
   std::int64_t blocks;
   if (shape.shares_rows) {
     if (tree.is_column()) rows = ceil_div(rows, schedule.vector);
-    blocks = product(ceil_div(rows, schedule.threads / schedule.threads_per_row), schedule.cluster);
+    const int rows_per_block = schedule.threads / schedule.threads_per_row * schedule.turns;
+    blocks = product(ceil_div(rows, rows_per_block), schedule.cluster);
   } else {
     const std::int64_t cols = extent_of(tree.axes[at(tree.last_axis())], extents, tree.name);
     const int vector = cols % schedule.vector == 0 ? schedule.vector : shape.narrow;

@@ -8,6 +8,7 @@ namespace quern {
 namespace {
 
 constexpr int kMaxThreads = 1024;              // of a block
+constexpr int kMaxTurns = 64;                  // rows that the same threads take
 constexpr std::int64_t kMaxRegisters = 255;    // of a thread
 constexpr std::int64_t kRegistersEach = 4;     // per element of a row that a thread keeps
 constexpr std::int64_t kWarpRow = 1024;        // elements up to which a warp does for a row
@@ -48,9 +49,10 @@ class Proposals {
  public:
   Proposals(const RowProblem& problem, const Arch& arch) : problem_(problem), arch_(arch) {}
 
-  void add(int threads, int threads_per_row, int vector, const std::string& keep, int cluster) {
+  void add(int threads, int threads_per_row, int vector, const std::string& keep, int cluster,
+           int turns = 1) {
     if (threads < 32 || threads > kMaxThreads || threads_per_row < 1 || vector < 1) return;
-    const RowConfig config{threads, threads_per_row, vector, keep, cluster, arch_.has_pdl()};
+    const RowConfig config{threads, threads_per_row, vector, keep, cluster, arch_.has_pdl(), turns};
     const Params params = to_params(config);
     if (row_reject_reason(problem_, config, arch_) ||
         std::find(known_.begin(), known_.end(), params) != known_.end())
@@ -67,6 +69,21 @@ class Proposals {
     if (threads > kMaxThreads) return;
     add(threads, threads_per_row, vector, roomiest(threads, threads_per_row, vector, cluster),
         cluster);
+  }
+  /// Blocks that fill the GPU once, twice or four times and go through all rows.
+  void add_in_turns(int threads_per_row, int vector) {
+    const int threads = std::max(128, threads_per_row);
+    if (threads_per_row < 1 || threads > kMaxThreads ||
+        !fits_registers(share_of(problem_, threads_per_row, 1, vector), threads, arch_))
+      return;
+    const std::int64_t at_once = std::int64_t{arch_.num_sms} *
+                                 (arch_.max_threads_per_sm / threads) * threads / threads_per_row;
+    for (const std::int64_t waves : {1, 2, 4}) {
+      const auto turns = static_cast<std::uint64_t>(divide_up(problem_.rows, at_once * waves));
+      if (turns > 1)
+        add(threads, threads_per_row, vector, "registers", 1,
+            static_cast<int>(std::min<std::uint64_t>(std::bit_ceil(turns), kMaxTurns)));
+    }
   }
   std::string roomiest(int threads, int threads_per_row, int vector, int cluster) const {
     if (fits_registers(share_of(problem_, threads_per_row, cluster, vector), threads, arch_))
@@ -111,6 +128,8 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
     for (const int cluster : {problem.row > 2 * kClusterRow ? 8 : 4, 8, 4, 2})
       out.add_reducing(cluster_threads(cluster), first, cluster);
 
+  out.add_reducing(usual, first);
+  for (const int per_row : {usual, usual / 2, 2 * usual}) out.add_in_turns(per_row, first);
   for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
     for (const int vector : vectors) out.add_reducing(per_row, vector);
   if (clusters && 2 * problem.rows <= arch.num_sms)  // the other SMs have nothing to do
@@ -150,7 +169,8 @@ std::vector<Tunable> row_space() {
           {"vector", {1, 2, 4, 8, 16, 32}},
           {"keep", {"none", "registers", "shared"}},
           {"cluster", {1, 2, 4, 8}},
-          {"pdl", {true, false}}};
+          {"pdl", {true, false}},
+          {"turns", {1, 2, 4, 8, 16, 32, 64}}};
 }
 
 std::optional<std::string> row_reject_reason(const RowProblem& problem, const RowConfig& config,

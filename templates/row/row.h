@@ -34,12 +34,14 @@ struct RowConfig {
   std::string keep = "none";  // where a row waits between two walks: none, registers or shared
   int cluster = 1;            // blocks that share a row
   bool pdl = false;           // programmatic dependent launch
+  int turns = 1;              // rows that the same threads take one after another
   static constexpr auto fields() {
     using C = RowConfig;
     return std::tuple{
         std::pair{"threads", &C::threads}, std::pair{"threads_per_row", &C::threads_per_row},
         std::pair{"vector", &C::vector},   std::pair{"keep", &C::keep},
-        std::pair{"cluster", &C::cluster}, std::pair{"pdl", &C::pdl}};
+        std::pair{"cluster", &C::cluster}, std::pair{"pdl", &C::pdl},
+        std::pair{"turns", &C::turns}};
   }
 };
 

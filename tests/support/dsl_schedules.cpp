@@ -18,15 +18,16 @@ dsl::Schedule random_schedule(const Case& of, const Arch& arch, std::mt19937_64&
     schedule.keep = static_cast<dsl::Keep>(pick({0, 1, 2}));
     schedule.cluster = pick({1, 1, 1, 2, 4});
     schedule.pdl = pick({0, 1}) == 1;
+    schedule.turns = pick({1, 1, 2, 4});
     if (!dsl::reject_reason(of.kernel, of.binding, schedule, arch)) return schedule;
   }
   return dsl::default_schedule(of.kernel, of.binding);
 }
 
 std::string describe(const dsl::Schedule& schedule) {
-  return fmt::format("threads {} per row {} vector {} keep {} cluster {}", schedule.threads,
-                     schedule.threads_per_row, schedule.vector, dsl::name(schedule.keep),
-                     schedule.cluster);
+  return fmt::format("threads {} per row {} vector {} keep {} cluster {} turns {}",
+                     schedule.threads, schedule.threads_per_row, schedule.vector,
+                     dsl::name(schedule.keep), schedule.cluster, schedule.turns);
 }
 
 }  // namespace quern::test

@@ -78,8 +78,8 @@ TEST_CASE("generated CUDA: elements that stand by themselves are walked flat") {
   const long long rows = args.rows;
   constexpr long long cols = 172;
 #if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
   asm volatile("griddepcontrol.launch_dependents;");
+  asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
   constexpr int vectors = 43;  // in a row
   for (long long item = blockIdx.x * 256ll + threadIdx.x; item < rows * vectors;
