@@ -1,3 +1,10 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <thread>
+
 #include "autotune/row_family.h"
 #include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
@@ -7,6 +14,47 @@
 
 using namespace quern;
 
+namespace {
+
+struct Build {
+  Params problem;
+  std::size_t candidate;
+  Arch arch;
+};
+
+/// Spills come of too few registers, and such configs are no candidates. But ptxas also stores a
+/// word or two far below the limit, around the rare branches of divisions and conversions: that
+/// costs next to nothing, and is let pass where it is not what runs untuned or is tried first.
+std::string spill_fault(const ResourceReport& report, const Build& build, int threads) {
+  constexpr std::size_t kFirst = 4;
+  constexpr int kOwnAccord = 8;  // bytes
+  const int limit = std::min(255, build.arch.registers_per_sm / threads / 8 * 8);
+  const bool near_limit = report.registers + 16 > limit;
+  const int allowed = build.candidate < kFirst || near_limit ? 0 : kOwnAccord;
+  if (report.spill_store_bytes <= allowed) return {};
+  return fmt::format("{} bytes are spilled, with {} of {} registers", report.spill_store_bytes,
+                     report.registers, limit);
+}
+
+std::string fault_of(const Nvrtc& nvrtc, const RowFamily& family, const Build& build) {
+  const Params config = family.candidates(build.problem, build.arch)[build.candidate];
+  const KernelSource source = family.source(build.problem, config, build.arch);
+  std::string fault;
+  try {
+    const KernelImage image = nvrtc.compile(
+        {to_text(build.problem), source.source, source.entry, build.arch, source.options}, {});
+    fault = spill_fault(image.report, build, config.at("threads").get<int>());
+    if (image.log.find("warning") != std::string::npos) fault += image.log;
+  } catch (const CompileError& error) {
+    fault = error.log();
+  }
+  if (fault.empty()) return {};
+  return fmt::format("{} on {} ({}): {}", to_text(build.problem), build.arch.name(),
+                     to_text(config), fault);
+}
+
+}  // namespace
+
 TEST_CASE("every row kernel compiles for every architecture, without warnings or spills") {
   std::unique_ptr<Nvrtc> nvrtc;
   try {
@@ -15,6 +63,7 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
   }
   QUERN_SKIP_IF(!nvrtc, "NVRTC is not installed");
   const RowFamily family(embedded_templates());
+  std::vector<Build> builds;
   std::size_t turn = 0;
   for (const auto& [name, kernel] : family.kernels())
     for (const Arch& arch : known_archs()) {
@@ -23,16 +72,24 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
       constexpr std::int64_t cols[] = {172, 4096, 65536};
       const Params problem = test::row_problem(family, kernel, 16, cols[turn % 3], dtypes[turn % 5],
                                                dtypes[(turn + 1) % 5]);
-      const auto candidates = family.candidates(problem, arch);
-      const Params& config = candidates[turn / 2 % candidates.size()];
-      const KernelSource source = family.source(problem, config, arch);
-      CAPTURE(to_text(problem));
-      CAPTURE(to_text(config));
-      CAPTURE(arch.name());
-      const KernelImage image =
-          nvrtc->compile({to_text(problem), source.source, source.entry, arch, source.options}, {});
-      // A word or two ptxas spills of its own accord, far below the limit of registers.
-      CHECK_LE(image.report.spill_store_bytes, 8);
-      CHECK(image.log.find("warning") == std::string::npos);
+      builds.push_back({problem, 0, arch});
+      const std::size_t other = turn / 2 % family.candidates(problem, arch).size();
+      if (other != 0) builds.push_back({problem, other, arch});
     }
+  std::atomic<std::size_t> next = 0;
+  std::mutex mutex;
+  std::vector<std::string> faults;
+  const auto work = [&] {
+    for (std::size_t i; (i = next++) < builds.size();)
+      if (const std::string fault = fault_of(*nvrtc, family, builds[i]); !fault.empty()) {
+        const std::lock_guard lock(mutex);
+        faults.push_back(fault);
+      }
+  };
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < std::clamp(std::thread::hardware_concurrency(), 1u, 8u); ++i)
+    threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
+  for (const std::string& fault : faults) FAIL_CHECK(fault);
+  CHECK_GE(builds.size(), family.kernels().size() * known_archs().size());
 }
