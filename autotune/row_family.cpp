@@ -20,13 +20,14 @@ constexpr std::int64_t kMaxCheckElements = std::int64_t{1} << 23;
 dsl::Schedule schedule_of(const Params& config) {
   const auto c = from_params<RowConfig>(config);
   const auto keep = dsl::parse_keep(c.keep);
-  if (!keep) throw InputError("'keep' should be none, registers or shared");
-  return {c.threads, c.threads_per_row, c.vector, *keep, c.cluster, c.pdl, c.turns};
+  if (!keep) throw InputError("'keep' should be none, registers, packed or shared");
+  return {c.threads, c.threads_per_row, c.vector,       *keep, c.cluster,
+          c.pdl,     c.turns,           c.blocks_per_sm};
 }
 
 RowConfig config_of(const dsl::Schedule& s) {
-  return {s.threads, s.threads_per_row, s.vector, std::string(dsl::name(s.keep)), s.cluster, s.pdl,
-          s.turns};
+  return {s.threads, s.threads_per_row, s.vector,       std::string(dsl::name(s.keep)), s.cluster,
+          s.pdl,     s.turns,           s.blocks_per_sm};
 }
 
 /// Axes whose extent may vary by request, where they number the rows.

@@ -87,9 +87,10 @@ struct Binding {
 enum class Keep {
   none,       // nowhere: each walk reads memory again
   registers,  // of the threads that share the row
+  packed,     // the same, but as it was loaded: conversions and arithmetic are repeated
   shared,     // what was loaded waits in shared memory
 };
-/// "none", "registers", "shared".
+/// "none", "registers", "packed", "shared".
 std::string_view name(Keep);
 std::optional<Keep> parse_keep(std::string_view);
 
@@ -105,6 +106,9 @@ struct Schedule {
   /// Rows that the same threads take, one after another: what all rows share is read once, and the
   /// next row is on its way while one is worked on.
   int turns = 1;
+  /// Blocks that an SM should hold at once: the compiler limits registers accordingly. 0: as many as
+  /// it likes.
+  int blocks_per_sm = 0;
 };
 
 /// A schedule that is legal on every architecture, for any binding: what runs untuned.

@@ -26,13 +26,16 @@ class KernelWriter {
         reductions_(tree, helpers_, row_sharers(), segment_sharers()),
         body_(tree, binding, text_, names_, helpers_, indices_, &reductions_) {
     body_.set_vector(schedule.vector);
+    body_.set_streams(schedule.keep != Keep::none || !shape_.shares_rows);
   }
 
   std::string write() {
-    text_.open(
-        fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(\n"
-                    "    const __grid_constant__ Args args)",
-                    schedule_.threads, entry_));
+    text_.open(fmt::format(
+        "extern \"C\" __global__ void __launch_bounds__({}{}) {}(\n"
+        "    const __grid_constant__ Args args)",
+        schedule_.threads,
+        schedule_.blocks_per_sm > 0 ? fmt::format(", {}", schedule_.blocks_per_sm) : std::string(),
+        entry_));
     top_ = text_.mark();
     if (shape_.shares_rows)
       rows();
@@ -59,6 +62,9 @@ class KernelWriter {
   bool flat_segments() const { return shape_.lanes_per_segment > 0; }
   bool is_column() const { return tree_.is_column(); }
   bool in_turns() const { return schedule_.turns > 1; }
+  bool in_registers() const {
+    return schedule_.keep == Keep::registers || schedule_.keep == Keep::packed;
+  }
   int rows_per_block() const { return schedule_.threads / schedule_.threads_per_row; }
   /// Neighbours that one step along a row takes.
   int step() const { return is_column() ? 1 : body_.vector(); }
@@ -187,7 +193,7 @@ class KernelWriter {
   void rows() {
     name_positions();
     find_row();
-    if (schedule_.keep == Keep::registers) keep_in_registers();
+    if (in_registers()) keep_in_registers();
     if (in_turns()) {
       load_ahead();
       text_.open(
@@ -212,7 +218,7 @@ class KernelWriter {
 
   void one_row() {
     if (schedule_.cluster > 1) text_.line("cluster_arrive();  // before anything is sent");
-    if (schedule_.keep == Keep::registers) body_.declare_kept(loaded_ahead(), /*all_but=*/true);
+    if (in_registers()) body_.declare_kept(loaded_ahead(), /*all_but=*/true);
     if (schedule_.keep == Keep::shared) keep_in_shared_memory();
     bool waits = schedule_.cluster > 1;
     for (std::size_t p = 0; p < passes_.passes.size(); ++p) {
@@ -411,7 +417,7 @@ class KernelWriter {
     const bool partial = std::int64_t{chunks} * step() * shape_.lanes != length;
     body_.set_chunk(chunks > 1 ? "chunk" : "0");
     if (chunks > 1) {
-      if (schedule_.keep == Keep::registers) text_.at_margin("#pragma unroll");
+      if (in_registers()) text_.at_margin("#pragma unroll");
       text_.open(fmt::format("for (int chunk = 0; chunk < {}; ++chunk)", chunks));
     } else {
       text_.open();
@@ -514,8 +520,7 @@ class KernelWriter {
       for (const CudaBody::Fold& fold : split(row_folds, Level::element))
         work.folds.push_back(fold);
     if (last) work.stores = stores_at(Level::element);
-    if (!work.folds.empty() || !work.stores.empty() ||
-        (!work.nodes.empty() && schedule_.keep == Keep::registers)) {
+    if (!work.folds.empty() || !work.stores.empty() || (!work.nodes.empty() && in_registers())) {
       if (in_turn())
         along_segment([&] { body_.emit(work); });
       else

@@ -209,6 +209,33 @@ __device__ inline void store(T* to, const Vector<T, N>& value) {
   *reinterpret_cast<Vector<T, N>*>(to) = value;
 }
 )"},
+      {"load_once",
+       {"load"},
+       R"(// What nobody reads again: not kept in L1. Multiples of 16 bytes.
+template <int N, class T>
+__device__ inline Vector<T, N> load_once(const T* from) {
+  union {
+    Vector<T, N> value;
+    uint4 parts[sizeof(T) * N / 16];
+  } out;
+#pragma unroll
+  for (int i = 0; i < sizeof(T) * N / 16; ++i)
+    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(out.parts[i].x), "=r"(out.parts[i].y), "=r"(out.parts[i].z),
+                   "=r"(out.parts[i].w)
+                 : "l"(reinterpret_cast<const uint4*>(from) + i));
+  return out.value;
+}
+)"},
+      {"quotient",
+       {},
+       R"(// a / b within 2 units in the last place.
+__device__ inline float quotient(float a, float b) {
+  float out;
+  asm("div.full.f32 %0, %1, %2;" : "=f"(out) : "f"(a), "f"(b));
+  return out;
+}
+)"},
       {"load_up_to",
        {"load"},
        R"(// The same where only `count` of the elements exist, or where they may not be aligned.

@@ -90,7 +90,7 @@ Code operation(Op op, DType to, const std::vector<Code>& args, const std::vector
     case Op::multiply:
       return integer ? helper("multiply") : infix("*", Code::product, Code::product, Code::unary);
     case Op::divide:
-      return integer ? helper("divide") : infix("/", Code::product, Code::product, Code::unary);
+      return helper(integer ? "divide" : "quotient");
     case Op::modulo:
       return helper("remainder");
     case Op::min:

@@ -60,7 +60,14 @@ class Planner {
   bool is_available(std::size_t n) const {
     if (is_level(n, Level::row)) return true;
     if (reuse_ == Reuse::none || !computed_[n]) return false;
-    return reuse_ == Reuse::all || (is_level(n, Level::element) && tree_.nodes[n].op == Op::load);
+    return reuse_ == Reuse::all || is_own_load(n);
+  }
+
+  /// A load that Reuse::loads keeps.
+  bool is_own_load(std::size_t n) const {
+    const Node& node = tree_.nodes[n];
+    return is_level(n, Level::element) && node.op == Op::load &&
+           (tree_.leading() == 0 || (node.axes & tree_.leading()) != 0);
   }
 
   void plan_pass(std::size_t p, Pass& pass) {
@@ -83,7 +90,7 @@ class Planner {
     if (p == 0 && reuse_ != Reuse::none)
       for (std::size_t n = 0; n < count_; ++n)
         first[n] = needed_[n] && is_level(n, Level::element) && tree_.nodes[n].op == Op::load &&
-                   is_from_memory(n);
+                   is_from_memory(n) && (reuse_ == Reuse::all || is_own_load(n));
 
     Set wanted = targets;
     for (std::size_t n = 0; n < count_; ++n)

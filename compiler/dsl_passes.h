@@ -25,7 +25,9 @@ struct Pass {
 /// What later walks take from earlier ones instead of computing it again.
 enum class Reuse {
   none,   // every walk computes what it needs from memory
-  loads,  // the first walk loads all that the row needs; arithmetic is repeated
+  /// The first walk loads what is the row's own (of a kernel without rows: all); what all rows
+  /// share is loaded where it is needed, and arithmetic is repeated.
+  loads,
   all,    // what several walks need is computed once and kept, values of segments included
 };
 

@@ -120,6 +120,8 @@ class Rules {
   Reason turns() {
     if (!is_power_of_two(s_.turns) || s_.turns > kMaxTurns)
       return fmt::format("turns should be a power of two up to {}", kMaxTurns);
+    if (s_.blocks_per_sm < 0 || s_.blocks_per_sm > 32)
+      return "blocks_per_sm should be from 0 to 32";
     if (s_.turns == 1) return std::nullopt;
     if (tree_.leading() == 0)
       return fmt::format("{} has one row, so turns should be 1", tree_.name);
@@ -196,7 +198,10 @@ class Rules {
     const std::int64_t chunks =
         ceil_div(length, std::int64_t{s_.vector} * s_.threads_per_row * s_.cluster);
     const Passes passes = plan_passes(tree_, reuse_of(s_.keep));
-    return s_.keep == Keep::registers ? registers(passes, chunks) : shared(passes, chunks);
+    if (s_.keep == Keep::shared) return shared(passes, chunks);
+    if (s_.keep == Keep::packed)
+      if (auto reason = packed_row(passes)) return reason;
+    return registers(passes, chunks);
   }
 
   Reason registers(const Passes& passes, std::int64_t chunks) {
@@ -235,6 +240,15 @@ class Rules {
     return std::nullopt;
   }
 
+  Reason packed_row(const Passes& passes) {
+    if (tree_.segment != 0)
+      return fmt::format("{} works on segments of a row, so keep should be none or registers",
+                         tree_.name);
+    if (staged_loads(tree_, passes, binding_).empty())
+      return fmt::format("{} loads nothing twice, so keep=packed would hold nothing", tree_.name);
+    return std::nullopt;
+  }
+
   Reason shared(const Passes& passes, std::int64_t chunks) {
     if (tree_.segment != 0)
       return fmt::format("{} works on segments of a row, so keep should be none or registers",
@@ -265,11 +279,21 @@ class Rules {
 }  // namespace
 
 std::string_view name(Keep keep) {
-  return keep == Keep::none ? "none" : keep == Keep::registers ? "registers" : "shared";
+  switch (keep) {
+    case Keep::none:
+      return "none";
+    case Keep::registers:
+      return "registers";
+    case Keep::packed:
+      return "packed";
+    case Keep::shared:
+      return "shared";
+  }
+  return "unknown";
 }
 
 std::optional<Keep> parse_keep(std::string_view text) {
-  for (const Keep keep : {Keep::none, Keep::registers, Keep::shared})
+  for (const Keep keep : {Keep::none, Keep::registers, Keep::packed, Keep::shared})
     if (name(keep) == text) return keep;
   return std::nullopt;
 }
@@ -356,6 +380,8 @@ std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& bi
   if (arch.cc() < 80) return fmt::format("{} has no conversions to bf16", arch.name());
   if (schedule.pdl && !arch.has_pdl())
     return fmt::format("{} has no programmatic dependent launch", arch.name());
+  if (schedule.blocks_per_sm * schedule.threads > arch.max_threads_per_sm)
+    return fmt::format("an SM of {} holds {} threads", arch.name(), arch.max_threads_per_sm);
   if (schedule.cluster > 1 && arch.cc() < 90)
     return fmt::format("{} has no clusters of blocks", arch.name());
   if (auto reason = schedule_reason(kernel, binding, schedule)) return reason;

@@ -50,9 +50,10 @@ class Proposals {
   Proposals(const RowProblem& problem, const Arch& arch) : problem_(problem), arch_(arch) {}
 
   void add(int threads, int threads_per_row, int vector, const std::string& keep, int cluster,
-           int turns = 1) {
+           int turns = 1, int blocks_per_sm = 0) {
     if (threads < 32 || threads > kMaxThreads || threads_per_row < 1 || vector < 1) return;
-    const RowConfig config{threads, threads_per_row, vector, keep, cluster, arch_.has_pdl(), turns};
+    const RowConfig config{threads, threads_per_row, vector, keep,
+                           cluster, arch_.has_pdl(), turns,  blocks_per_sm};
     const Params params = to_params(config);
     if (row_reject_reason(problem_, config, arch_) ||
         std::find(known_.begin(), known_.end(), params) != known_.end())
@@ -69,6 +70,14 @@ class Proposals {
     if (threads > kMaxThreads) return;
     add(threads, threads_per_row, vector, roomiest(threads, threads_per_row, vector, cluster),
         cluster);
+  }
+  void add_packed(int threads_per_row, int vector, int threads_on_sm) {
+    const int threads = std::max(128, threads_per_row);
+    add(threads, threads_per_row, vector, "packed", 1, 1, threads_on_sm / threads);
+  }
+  void add_shared(int threads_per_row, int vector) {
+    const int threads = std::max(128, threads_per_row);
+    add(threads, threads_per_row, vector, "shared", 1);
   }
   /// Blocks that fill the GPU once, twice or four times and go through all rows.
   void add_in_turns(int threads_per_row, int vector) {
@@ -129,7 +138,16 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
       out.add_reducing(cluster_threads(cluster), first, cluster);
 
   out.add_reducing(usual, first);
-  for (const int per_row : {usual, usual / 2, 2 * usual}) out.add_in_turns(per_row, first);
+  if (!few) {
+    // Many rows are a matter of bytes in flight: of threads on an SM, times what each has loaded.
+    out.add_packed(usual, first, arch.max_threads_per_sm);
+    out.add_packed(usual / 2, first, arch.max_threads_per_sm * 3 / 4);
+    out.add_shared(usual, first);
+    out.add_shared(usual / 2, first);
+    for (const int per_row : {usual, usual / 2, 2 * usual}) out.add_in_turns(per_row, first);
+    out.add_packed(usual / 2, first, 0);
+    out.add_packed(usual, first, 0);
+  }
   for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
     for (const int vector : vectors) out.add_reducing(per_row, vector);
   if (clusters && 2 * problem.rows <= arch.num_sms)  // the other SMs have nothing to do
@@ -159,7 +177,8 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
 }  // namespace
 
 std::vector<Tunable> row_space() {
-  std::vector<Params> threads, threads_per_row{1, 2, 4, 8, 16};
+  std::vector<Params> threads, threads_per_row{1, 2, 4, 8, 16}, blocks;
+  for (int count = 0; count <= 32; ++count) blocks.push_back(count);
   for (int count = 32; count <= kMaxThreads; count += 32) {
     threads.push_back(count);
     threads_per_row.push_back(count);
@@ -167,10 +186,11 @@ std::vector<Tunable> row_space() {
   return {{"threads", threads},
           {"threads_per_row", threads_per_row},
           {"vector", {1, 2, 4, 8, 16, 32}},
-          {"keep", {"none", "registers", "shared"}},
+          {"keep", {"none", "registers", "packed", "shared"}},
           {"cluster", {1, 2, 4, 8}},
           {"pdl", {true, false}},
-          {"turns", {1, 2, 4, 8, 16, 32, 64}}};
+          {"turns", {1, 2, 4, 8, 16, 32, 64}},
+          {"blocks_per_sm", blocks}};
 }
 
 std::optional<std::string> row_reject_reason(const RowProblem& problem, const RowConfig& config,

@@ -59,16 +59,21 @@ TEST_CASE("row candidates are legal on every architecture, distinct, and within 
 TEST_CASE("the default gives a long row a block and a short one a warp or less") {
   const Arch arch = parse_arch("sm_90a");
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 4096), arch)[0]),
-           "threads=256 threads_per_row=256 vector=8 keep=registers cluster=1 pdl=true turns=1");
+           "threads=256 threads_per_row=256 vector=8 keep=registers cluster=1 pdl=true turns=1 "
+           "blocks_per_sm=0");
   // Where rows are too few to fill the GPU, more threads shorten each.
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(1, 4096), arch)[0]),
-           "threads=512 threads_per_row=512 vector=8 keep=registers cluster=1 pdl=true turns=1");
+           "threads=512 threads_per_row=512 vector=8 keep=registers cluster=1 pdl=true turns=1 "
+           "blocks_per_sm=0");
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 1024), arch)[0]),
-           "threads=128 threads_per_row=32 vector=8 keep=registers cluster=1 pdl=true turns=1");
+           "threads=128 threads_per_row=32 vector=8 keep=registers cluster=1 pdl=true turns=1 "
+           "blocks_per_sm=0");
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(1, 64), arch)[0]),
-           "threads=128 threads_per_row=8 vector=8 keep=registers cluster=1 pdl=true turns=1");
+           "threads=128 threads_per_row=8 vector=8 keep=registers cluster=1 pdl=true turns=1 "
+           "blocks_per_sm=0");
   CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 131072), arch)[0]),
-           "threads=1024 threads_per_row=1024 vector=8 keep=registers cluster=8 pdl=true turns=1");
+           "threads=1024 threads_per_row=1024 vector=8 keep=registers cluster=8 pdl=true turns=1 "
+           "blocks_per_sm=0");
   CHECK_EQ(family()
                .reject_reason(add_rmsnorm(1, 172),
                               to_params(RowConfig{128, 32, 8, "none", 1, false}), arch)
