@@ -26,7 +26,7 @@ class KernelWriter {
         reductions_(tree, helpers_, row_sharers(), segment_sharers()),
         body_(tree, binding, text_, names_, helpers_, indices_, &reductions_) {
     body_.set_vector(schedule.vector);
-    body_.set_streams(schedule.keep != Keep::none || !shape_.shares_rows);
+    body_.set_streams(schedule.keep != Keep::none);
   }
 
   std::string write() {
@@ -145,7 +145,7 @@ class KernelWriter {
   }
 
   /// Operands that all rows share are most often weights, which no predecessor writes. Fetching
-  /// them into L2 before waiting is harmless if one does.
+  /// them into L2 before waiting is harmless if one does. One block does it for all.
   void prefetch_parameters() {
     if (is_column()) return;
     std::vector<std::string> lines;
@@ -153,14 +153,16 @@ class KernelWriter {
       const auto& layout = tree_.layouts[i];
       const bool whole = tree_.axes_of(static_cast<int>(i)) == tree_.walked &&
                          static_cast<int>(layout.size()) == __builtin_popcount(tree_.walked);
-      if (!whole || resolve(tree_, tree_.operand_types[i], binding_) == DType::i4) continue;
-      lines.push_back(fmt::format("prefetch(args.{} + col);", member_name(tree_.operands[i].name)));
+      const DType dtype = resolve(tree_, tree_.operand_types[i], binding_);
+      if (!whole || dtype == DType::i4) continue;
+      lines.push_back(fmt::format("prefetch(args.{}, {} * {});",
+                                  member_name(tree_.operands[i].name),
+                                  indices_.extent(tree_.walked).at_least(Code::product),
+                                  bytes_for(dtype, 1)));
     }
     if (lines.empty()) return;
     helpers_.need("prefetch");
-    text_.open(fmt::format("for ({0} col = {1}; col < {2}; col += {3})",
-                           indices_.type(tree_.walked), first_col(),
-                           indices_.extent(tree_.walked).text, step() * shape_.lanes));
+    text_.open("if (blockIdx.x == 0 && threadIdx.x == 0)");
     for (const std::string& line : lines) text_.put(line);
     text_.close();
   }

@@ -317,8 +317,12 @@ __device__ inline void stage(T* to, const T* from) {
 )"},
       {"prefetch",
        {},
-       R"(__device__ inline void prefetch(const void* address) {
-  asm volatile("prefetch.global.L2 [%0];" ::"l"(address));
+       R"(// Into L2, where there is an instruction for it.
+__device__ inline void prefetch(const void* address, long long bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(address),
+               "r"(static_cast<unsigned>(bytes < 1 << 24 ? bytes / 16 * 16 : 1 << 24)));
+#endif
 }
 )"},
       {"Indexed",

@@ -34,6 +34,12 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
           "  {:.1f} us ({:.2f}x the default)", latest.record.median_us,
           latest.record.median_us > 0 ? latest.record.default_us / latest.record.median_us : 0.0);
     line.update(text);
+    if (!common.verbose) return;
+    for (const Trial& trial : latest.search.trials)
+      note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
+           trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
+           to_text(latest.configs[trial.candidate]),
+           trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
   };
   return tune(library, requests, options);
 }
