@@ -26,10 +26,13 @@ struct Build {
 /// of IEEE division's rare branch ptxas stores a word or two, once for a thread, with registers to
 /// spare (--prec-div=false makes them go): let pass where it is not what runs untuned or is tried
 /// first.
-std::string spill_fault(const ResourceReport& report, const Build& build, int threads) {
+std::string spill_fault(const ResourceReport& report, const Build& build, const Params& config) {
+  // What asks for so many blocks gives up registers for them, and only the race knows its worth.
+  if (build.candidate != 0 && config.at("blocks_per_sm").get<int>() > 0) return {};
   constexpr std::size_t kFirst = 3;
   constexpr int kOwnAccord = 8;  // bytes
-  const int limit = std::min(255, build.arch.registers_per_sm / threads / 8 * 8);
+  const int limit =
+      std::min(255, build.arch.registers_per_sm / config.at("threads").get<int>() / 8 * 8);
   const bool near_limit = report.registers + 16 > limit;
   const int allowed = build.candidate < kFirst || near_limit ? 0 : kOwnAccord;
   if (report.spill_store_bytes <= allowed) return {};
@@ -44,7 +47,7 @@ std::string fault_of(const Nvrtc& nvrtc, const RowFamily& family, const Build& b
   try {
     const KernelImage image = nvrtc.compile(
         {to_text(build.problem), source.source, source.entry, build.arch, source.options}, {});
-    fault = spill_fault(image.report, build, config.at("threads").get<int>());
+    fault = spill_fault(image.report, build, config);
     if (image.log.find("warning") != std::string::npos) fault += image.log;
   } catch (const CompileError& error) {
     fault = error.log();
