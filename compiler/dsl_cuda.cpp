@@ -184,6 +184,7 @@ class KernelWriter {
       return;
     }
     indices_.add(tree_.walked, "col");
+    if (!shape_.shares_rows && tree_.leading() != 0) indices_.add(tree_.iterated(), "element");
     if (flat_segments()) {
       indices_.add(outer(), "segment", "col");
       indices_.add(tree_.segment, "at", "col");
@@ -569,32 +570,46 @@ class KernelWriter {
 
   void elements() {
     name_positions();
+    const std::string item = fmt::format("blockIdx.x * {}ll + threadIdx.x", schedule_.threads);
+    if (shape_.narrow > 0) {
+      wait_for_predecessor();
+      return either_width([&] {
+        const std::string items = num_items();
+        text_.open(
+            fmt::format("for (long long item = {}; item < {};\n"
+                        "       item += gridDim.x * {}ll)",
+                        item, items, schedule_.threads));
+        one_item();
+        text_.close();
+      });
+    }
+    const std::string items = num_items();
+    text_.line("const long long item = {};", item);
+    text_.line("if (item >= {}) return;", items);
     wait_for_predecessor();
-    either_width([&] { along_items(); });
+    one_item();
   }
 
-  void along_items() {
-    const std::string step = fmt::format("{}ll", schedule_.threads);
-    const std::string& cols = indices_.extent(tree_.last_axis());
+  std::string vectors_of_row() const {
+    return body_.vector() > 1 ? "vectors" : indices_.extent(tree_.last_axis());
+  }
+
+  /// Vectors of all rows; declares how many a row has.
+  std::string num_items() {
     const int v = body_.vector();
     const std::int64_t bound = bound_extent(tree_, binding_, tree_.walked);
-    const std::string type = indices_.type(tree_.walked);
     if (v > 1)
-      text_.line("{} {} vectors = {};  // in a row", bound > 0 ? "constexpr" : "const", type,
-                 bound > 0 ? std::to_string(bound / v) : fmt::format("{} / {}", cols, v));
-    const std::string in_row = v > 1 ? "vectors" : cols;
-    const bool one_row = tree_.leading() == 0;
-    text_.open(
-        fmt::format("for (long long item = blockIdx.x * {0} + threadIdx.x; item < {1}{2};\n"
-                    "       item += gridDim.x * {0})",
-                    step, one_row ? "" : num_rows() + " * ", in_row));
+      text_.line("{} {} vectors = {};  // in a row", bound > 0 ? "constexpr" : "const",
+                 indices_.type(tree_.walked),
+                 bound > 0 ? std::to_string(bound / v)
+                           : fmt::format("{} / {}", indices_.extent(tree_.last_axis()), v));
+    return (tree_.leading() == 0 ? "" : num_rows() + " * ") + vectors_of_row();
+  }
+
+  void one_item() {
+    const int v = body_.vector();
+    const std::string type = indices_.type(tree_.walked), in_row = vectors_of_row();
     const std::size_t start = text_.mark();
-    const std::string index = one_row ? "item" : fmt::format("item % {}", in_row);
-    if (v > 1)
-      text_.line("const {0} col = static_cast<{0}>({1}) * {2};", type, index, v);
-    else
-      text_.line("const {0} col = static_cast<{0}>({1});", type, index);
-    const std::size_t inside = text_.mark();
     const Pass& pass = passes_.passes.front();
     const Walk& walk = pass.walks.front();
     body_.emit({pass.row_nodes, {}, {}});
@@ -604,11 +619,16 @@ class KernelWriter {
       body_.emit({{}, {}, stores});
       text_.close();
     }
-    indices_.declare(text_, inside, "row");
-    indices_.declare(text_, inside, "col");
-    if (mentions(text_.since(start), "row"))
-      text_.insert(start, fmt::format("const long long row = item / {};", in_row));
-    text_.close();
+    indices_.declare(text_, start, "row");
+    indices_.declare(text_, start, "col");
+    const auto declare = [&](const char* name, const std::string& line) {
+      if (mentions(text_.since(start), name)) text_.insert(start, line);
+    };
+    const std::string times = v > 1 ? fmt::format(" * {}", v) : std::string();
+    const std::string index = tree_.leading() == 0 ? "item" : fmt::format("item % {}", in_row);
+    declare("col", fmt::format("const {0} col = static_cast<{0}>({1}){2};", type, index, times));
+    declare("row", fmt::format("const long long row = item / {};", in_row));
+    declare("element", fmt::format("const long long element = item{};", times));
   }
 
   const Tree& tree_;

@@ -293,9 +293,8 @@ std::string CudaBody::vector_load(const Node& wanted, const Access& access) {
   } else {
     // Weights that all rows share stay in L1 the longer.
     const std::size_t bytes = bytes_for(dtype, static_cast<std::size_t>(vector_ * access.parts));
-    const bool once = streams_ && (wanted.axes & tree_.leading()) != 0 && wanted.gathered == 0 &&
-                      tree_.operands[at(wanted.index)].role == OperandInfo::Role::in &&
-                      bytes % 16 == 0;
+    const bool once =
+        streams_ && (wanted.axes & tree_.leading()) != 0 && wanted.gathered == 0 && bytes % 16 == 0;
     if (once) helpers_.need("load_once");
     text = fmt::format("{}<{}>({})", once ? "load_once" : "load", width(access.parts), where);
   }

@@ -183,7 +183,8 @@ __device__ inline int divide(int a, int b) {
        "__device__ inline int remainder(int a, int b) { return b == 0 || b == -1 ? 0 : a % b; }\n"},
       {"sigmoid",
        {},
-       "__device__ inline float sigmoid(float x) { return __fdividef(1.0f, 1.0f + expf(-x)); }\n"},
+       "__device__ inline float sigmoid(float x) {\n  float out;\n  asm(\"rcp.approx.ftz.f32 %0, "
+       "%1;\" : \"=f\"(out) : \"f\"(1.0f + expf(-x)));\n  return out;\n}\n"},
       {"within",
        {},
        R"(__device__ inline bool within(int index, long long extent) {
@@ -223,7 +224,8 @@ __device__ inline Vector<T, N> load_once(const T* from) {
     asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
                  : "=r"(out.parts[i].x), "=r"(out.parts[i].y), "=r"(out.parts[i].z),
                    "=r"(out.parts[i].w)
-                 : "l"(reinterpret_cast<const uint4*>(from) + i));
+                 : "l"(reinterpret_cast<const uint4*>(from) + i)
+                 : "memory");
   return out.value;
 }
 )"},

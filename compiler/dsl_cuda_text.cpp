@@ -26,9 +26,9 @@ const std::set<std::string, std::less<>>& reserved_words() {
       "INFINITY",
       // Types and variables of the kernel.
       "Args", "Vector", "Indexed", "args", "bf16", "f16", "e4m3", "e5m2", "blockIdx", "gridDim",
-      "threadIdx", "row", "col", "lane", "item", "step", "segment", "first_row", "rows_apart",
-      "load_row", "turn", "at", "chunk", "i", "shared", "shared_indexed", "staged", "vectors",
-      "num_rows", "aligned", "count", "N", "T", "size_t",
+      "threadIdx", "row", "col", "lane", "item", "element", "step", "segment", "first_row",
+      "rows_apart", "load_row", "turn", "at", "chunk", "i", "shared", "shared_indexed", "staged",
+      "vectors", "num_rows", "aligned", "count", "N", "T", "size_t",
       // Functions of the kernel and of CUDA.
       "load", "load_once", "quotient", "store", "prefetch", "stage", "load_i4", "unpack_i4",
       "pack_i4", "load_up_to", "store_up_to", "to_f32", "to_f16", "to_bf16", "to_i32", "to_i8",

@@ -444,7 +444,7 @@ LaunchPlan plan(const Kernel& kernel, const Binding& binding, const Schedule& sc
     blocks = ceil_div(product(rows, cols / std::max(1, vector)), schedule.threads);
   }
   constexpr std::int64_t max_blocks = 0x7fffffff;
-  if (shape.shares_rows && blocks > max_blocks)
+  if ((shape.shares_rows || shape.narrow == 0) && blocks > max_blocks)
     throw InputError(fmt::format("{} rows are more than kernel {} can take", rows, tree.name));
   LaunchPlan out;
   out.grid[0] =

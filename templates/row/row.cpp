@@ -37,12 +37,14 @@ std::int64_t share_of(const RowProblem& problem, int threads_per_row, int cluste
   return divide_up(problem.row, step) * vector;
 }
 
-bool fits_registers(std::int64_t elements, int threads, const Arch& arch) {
-  // Up to three registers are kept for each element of the shipped kernels, and the first few
-  // elements have those beside them that addresses and reductions take.
+bool fits_registers(const RowProblem& problem, std::int64_t elements, int threads,
+                    const Arch& arch) {
+  // Up to three registers are kept for each element of the shipped kernels (four where operands are
+  // as wide as registers), and the first few elements have those beside them that addresses and
+  // reductions take.
   const std::int64_t registers =
       std::min<std::int64_t>(kMaxRegisters + 1, arch.registers_per_sm / threads);
-  return elements * kRegistersEach <= registers;
+  return elements * (problem.wide_bits >= 32 ? kRegistersEach + 1 : kRegistersEach) <= registers;
 }
 
 class Proposals {
@@ -83,7 +85,7 @@ class Proposals {
   void add_in_turns(int threads_per_row, int vector) {
     const int threads = std::max(128, threads_per_row);
     if (threads_per_row < 1 || threads > kMaxThreads ||
-        !fits_registers(share_of(problem_, threads_per_row, 1, vector), threads, arch_))
+        !fits_registers(problem_, share_of(problem_, threads_per_row, 1, vector), threads, arch_))
       return;
     const std::int64_t at_once = std::int64_t{arch_.num_sms} *
                                  (arch_.max_threads_per_sm / threads) * threads / threads_per_row;
@@ -95,7 +97,8 @@ class Proposals {
     }
   }
   std::string roomiest(int threads, int threads_per_row, int vector, int cluster) const {
-    if (fits_registers(share_of(problem_, threads_per_row, cluster, vector), threads, arch_))
+    if (fits_registers(problem_, share_of(problem_, threads_per_row, cluster, vector), threads,
+                       arch_))
       return "registers";
     const double rows = static_cast<double>(threads) / threads_per_row / cluster;
     const double bytes = static_cast<double>(problem_.row) * rows * problem_.loaded_bytes;
@@ -138,15 +141,26 @@ void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
       out.add_reducing(cluster_threads(cluster), first, cluster);
 
   out.add_reducing(usual, first);
-  if (!few) {
-    // Many rows are a matter of bytes in flight: of threads on an SM, times what each has loaded.
-    out.add_packed(usual, first, arch.max_threads_per_sm);
-    out.add_packed(usual / 2, first, arch.max_threads_per_sm * 3 / 4);
-    out.add_shared(usual, first);
-    out.add_shared(usual / 2, first);
-    for (const int per_row : {usual, usual / 2, 2 * usual}) out.add_in_turns(per_row, first);
+  if (few) {
+    // A matter of latency: half the access width shortens what a thread does after its load.
+    out.add_reducing(usual / 4, first);
+    out.add_reducing(usual / 2, std::max(1, first / 2));
     out.add_packed(usual / 2, first, 0);
+    out.add_reducing(usual / 2, first);
+    out.add_reducing(usual / 4, std::max(1, first / 2));
+  } else {
+    // A matter of bytes in flight: of threads on an SM, times what each has loaded.
+    out.add_reducing(usual / 2, first);
+    out.add_shared(usual, first);
+    out.add_in_turns(usual, first);
+    out.add_packed(usual / 2, first, 0);
+    out.add_shared(usual / 2, first);
     out.add_packed(usual, first, 0);
+    out.add_in_turns(usual / 2, first);
+    out.add_packed(usual / 2, first, arch.max_threads_per_sm * 3 / 4);
+    out.add_packed(usual, first, arch.max_threads_per_sm);
+    out.add_in_turns(2 * usual, first);
+    out.add_shared(2 * usual, first);
   }
   for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
     for (const int vector : vectors) out.add_reducing(per_row, vector);
@@ -203,9 +217,22 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
   if (!problem.reduces || problem.column) return std::nullopt;
   const std::int64_t share = share_of(problem, std::max(1, config.threads_per_row),
                                       std::max(1, config.cluster), std::max(1, config.vector));
-  if (config.keep == "registers" && !fits_registers(share, std::max(1, config.threads), arch))
+  if (config.keep == "registers" &&
+      !fits_registers(problem, share, std::max(1, config.threads), arch))
     return fmt::format("{} threads have too few registers to keep {} elements of a row each",
                        config.threads, share);
+  if (config.keep == "packed") {
+    // What was loaded, the elements at hand in f32 and as they are stored, and the rest.
+    constexpr double rest = 24;
+    const double wanted =
+        static_cast<double>(share) * problem.loaded_bytes / 4 + 2.0 * config.vector + rest;
+    const int threads = config.threads * std::max(1, config.blocks_per_sm);
+    if (wanted > std::min<double>(kMaxRegisters, arch.registers_per_sm / std::max(1, threads)))
+      return fmt::format(
+          "{} threads on an SM have too few registers to hold {} elements of a row "
+          "each",
+          threads, share);
+  }
   const std::int64_t accesses = divide_up(problem.row, std::max(1, config.vector));
   const std::int64_t sharing = std::int64_t{config.threads_per_row} * config.cluster;
   if (sharing > 32 && sharing >= 2 * accesses)
