@@ -22,10 +22,10 @@ struct Build {
   Arch arch;
 };
 
-/// Spills come of too few registers, and such configs should be no candidates. But around the calls
-/// of IEEE division's rare branch ptxas stores a word or two, once for a thread, with registers to
-/// spare (--prec-div=false makes them go): let pass where it is not what runs untuned or is tried
-/// first.
+/// Spills come of too few registers, and such configs should be no candidates. But in long unrolled
+/// loops ptxas puts a word or two away before them and takes it back after, with registers to spare
+/// that no option makes it use (softmax_causal, one element at a time): let pass where it is not
+/// what runs untuned or is tried first.
 std::string spill_fault(const ResourceReport& report, const Build& build, const Params& config) {
   constexpr std::size_t kFirst = 3;
   constexpr int kOwnAccord = 8;  // bytes
