@@ -103,7 +103,7 @@ __device__ inline void score_modifier(const ScoreModifierArgs& args, long long r
 #pragma unroll
   for (int i = 0; i < N; ++i) {
     const int distance = subtract(t_2, static_cast<int>(col + i));
-    t[i] = distance >= 0 ? args.cap * tanhf(s[i] / args.cap) - slope * to_f32(distance) : -__int_as_float(0x7f800000);
+    t[i] = distance >= 0 ? args.cap * tanhf(quotient(s[i], args.cap)) - slope * to_f32(distance) : -__int_as_float(0x7f800000);
   }
 }
 
