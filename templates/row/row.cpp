@@ -214,6 +214,11 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
   if (config.vector > 1 && problem.inner % config.vector != 0)
     return fmt::format("rows of {} elements are no multiple of {} elements", problem.inner,
                        config.vector);
+  const std::int64_t registers = std::min<std::int64_t>(
+      kMaxRegisters + 1, arch.registers_per_sm / std::max(1, config.threads));
+  if (config.vector > 1 && config.vector * kRegistersEach >= registers)
+    return fmt::format("{} threads have too few registers for {} elements at once", config.threads,
+                       config.vector);
   if (!problem.reduces || problem.column) return std::nullopt;
   const std::int64_t share = share_of(problem, std::max(1, config.threads_per_row),
                                       std::max(1, config.cluster), std::max(1, config.vector));
