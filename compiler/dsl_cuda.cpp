@@ -581,15 +581,16 @@ class KernelWriter {
             fmt::format("for (long long item = {}; item < {};\n"
                         "       item += gridDim.x * {}ll)",
                         item, items, schedule_.threads));
-        one_item();
+        one_item(text_.mark());
         text_.close();
       });
     }
     const std::string items = num_items();
     text_.line("const long long item = {};", item);
     text_.line("if (item >= {}) return;", items);
+    const std::size_t start = text_.mark();  // where this is, is found out before waiting
     wait_for_predecessor();
-    one_item();
+    one_item(start);
   }
 
   std::string vectors_of_row() const {
@@ -608,10 +609,10 @@ class KernelWriter {
     return (tree_.leading() == 0 ? "" : num_rows() + " * ") + vectors_of_row();
   }
 
-  void one_item() {
+  /// `start`: where positions are declared.
+  void one_item(std::size_t start) {
     const int v = body_.vector();
     const std::string type = indices_.type(tree_.walked), in_row = vectors_of_row();
-    const std::size_t start = text_.mark();
     const Pass& pass = passes_.passes.front();
     const Walk& walk = pass.walks.front();
     body_.emit({pass.row_nodes, {}, {}});

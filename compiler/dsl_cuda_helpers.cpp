@@ -188,7 +188,9 @@ __device__ inline int divide(int a, int b) {
       {"within",
        {},
        R"(__device__ inline bool within(int index, long long extent) {
-  return index >= 0 && index < extent;
+  // As one comparison of unsigned numbers: NVRTC 13.0 drops the lower bound where it takes the index
+  // for an absolute value, though that of -2^31 is negative.
+  return static_cast<unsigned long long>(index) < static_cast<unsigned long long>(extent);
 }
 )"},
       {"load",
