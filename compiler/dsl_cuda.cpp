@@ -26,7 +26,6 @@ class KernelWriter {
         reductions_(tree, helpers_, row_sharers(), segment_sharers()),
         body_(tree, binding, text_, names_, helpers_, indices_, &reductions_) {
     body_.set_vector(schedule.vector);
-    body_.set_streams(schedule.keep != Keep::none);
   }
 
   std::string write() {
@@ -155,10 +154,9 @@ class KernelWriter {
                          static_cast<int>(layout.size()) == __builtin_popcount(tree_.walked);
       const DType dtype = resolve(tree_, tree_.operand_types[i], binding_);
       if (!whole || dtype == DType::i4) continue;
-      lines.push_back(fmt::format("prefetch(args.{}, {} * {});",
-                                  member_name(tree_.operands[i].name),
-                                  indices_.extent(tree_.walked).at_least(Code::product),
-                                  bytes_for(dtype, 1)));
+      lines.push_back(
+          fmt::format("prefetch(args.{}, {} * {});", member_name(tree_.operands[i].name),
+                      indices_.extent(tree_.walked).at_least(Code::product), bytes_for(dtype, 1)));
     }
     if (lines.empty()) return;
     helpers_.need("prefetch");

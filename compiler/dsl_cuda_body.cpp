@@ -291,12 +291,7 @@ std::string CudaBody::vector_load(const Node& wanted, const Access& access) {
     text = fmt::format("load_up_to<{}>({}, {}{})", width(access.parts), where, count_,
                        access.parts > 1 ? fmt::format(" * {}", access.parts) : std::string());
   } else {
-    // Weights that all rows share stay in L1 the longer.
-    const std::size_t bytes = bytes_for(dtype, static_cast<std::size_t>(vector_ * access.parts));
-    const bool once =
-        streams_ && (wanted.axes & tree_.leading()) != 0 && wanted.gathered == 0 && bytes % 16 == 0;
-    if (once) helpers_.need("load_once");
-    text = fmt::format("{}<{}>({})", once ? "load_once" : "load", width(access.parts), where);
+    text = fmt::format("load<{}>({})", width(access.parts), where);
   }
   const std::string exists = condition(wanted);
   if (exists.empty()) return text;

@@ -55,8 +55,6 @@ class CudaBody {
 
   /// Declares the arrays of what is kept in registers: of these nodes, or of all but these.
   void declare_kept(const std::set<int>& nodes, bool all_but);
-  /// Whether what belongs to one row alone is read once, so that L1 can be left to other data.
-  void set_streams(bool streams) { streams_ = streams; }
   /// Vectors that have been loaded by the time of their walk.
   void set_ready(std::set<int> loads) { ready_ = std::move(loads); }
   /// Copies of this chunk's vectors into shared memory.
@@ -136,7 +134,6 @@ class CudaBody {
   Kept kept_;
   Registers registers_;
   std::set<int> ready_;
-  bool streams_ = false;
   bool inside_elements_ = false;
   std::vector<int> total_uses_;
   std::set<int> gather_args_;

@@ -212,25 +212,6 @@ __device__ inline void store(T* to, const Vector<T, N>& value) {
   *reinterpret_cast<Vector<T, N>*>(to) = value;
 }
 )"},
-      {"load_once",
-       {"load"},
-       R"(// What nobody reads again: not kept in L1. Multiples of 16 bytes.
-template <int N, class T>
-__device__ inline Vector<T, N> load_once(const T* from) {
-  union {
-    Vector<T, N> value;
-    uint4 parts[sizeof(T) * N / 16];
-  } out;
-#pragma unroll
-  for (int i = 0; i < sizeof(T) * N / 16; ++i)
-    asm volatile("ld.global.L1::no_allocate.v4.u32 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(out.parts[i].x), "=r"(out.parts[i].y), "=r"(out.parts[i].z),
-                   "=r"(out.parts[i].w)
-                 : "l"(reinterpret_cast<const uint4*>(from) + i)
-                 : "memory");
-  return out.value;
-}
-)"},
       {"quotient",
        {},
        R"(// a / b within 2 units in the last place.

@@ -30,15 +30,14 @@ const std::set<std::string, std::less<>>& reserved_words() {
       "rows_apart", "load_row", "turn", "at", "chunk", "i", "shared", "shared_indexed", "staged",
       "vectors", "num_rows", "aligned", "count", "N", "T", "size_t",
       // Functions of the kernel and of CUDA.
-      "load", "load_once", "quotient", "store", "prefetch", "stage", "load_i4", "unpack_i4",
-      "pack_i4", "load_up_to", "store_up_to", "to_f32", "to_f16", "to_bf16", "to_i32", "to_i8",
-      "to_u8", "to_i4", "to_e4m3", "to_e5m2", "add", "subtract", "multiply", "divide", "remainder",
-      "negate", "magnitude", "within", "larger", "smaller", "shuffle", "row_barrier",
-      "segment_barrier", "cluster_arrive", "cluster_wait", "send", "sigmoid", "min", "max", "expf",
-      "exp2f", "logf", "log2f", "sqrtf", "rsqrtf", "tanhf", "erff", "sinf", "cosf", "powf", "fabsf",
-      "fminf", "fmaxf", "floorf", "ceilf", "rintf", "truncf", "exp", "exp2", "log", "log2", "sqrt",
-      "rsqrt", "tanh", "erf", "sin", "cos", "pow", "fabs", "abs", "floor", "ceil", "round", "rint",
-      "trunc"};
+      "load", "quotient", "store", "prefetch", "stage", "load_i4", "unpack_i4", "pack_i4",
+      "load_up_to", "store_up_to", "to_f32", "to_f16", "to_bf16", "to_i32", "to_i8", "to_u8",
+      "to_i4", "to_e4m3", "to_e5m2", "add", "subtract", "multiply", "divide", "remainder", "negate",
+      "magnitude", "within", "larger", "smaller", "shuffle", "row_barrier", "segment_barrier",
+      "cluster_arrive", "cluster_wait", "send", "sigmoid", "min", "max", "expf", "exp2f", "logf",
+      "log2f", "sqrtf", "rsqrtf", "tanhf", "erff", "sinf", "cosf", "powf", "fabsf", "fminf",
+      "fmaxf", "floorf", "ceilf", "rintf", "truncf", "exp", "exp2", "log", "log2", "sqrt", "rsqrt",
+      "tanh", "erf", "sin", "cos", "pow", "fabs", "abs", "floor", "ceil", "round", "rint", "trunc"};
   return words;
 }
 

@@ -46,7 +46,7 @@ TEST_CASE("generated CUDA reads like written CUDA: a warp for a row kept in regi
   float mean_partial = 0.0f;
   {
     const int col = lane * 8;
-    const auto x = load_once<8>(args.x + row * cols + col);
+    const auto x = load<8>(args.x + row * cols + col);
     weight[0] = load<8>(args.weight + col);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
@@ -139,7 +139,7 @@ TEST_CASE("generated CUDA: neighbouring lanes hold the segments of a row kept in
   float mean_partial = 0.0f;
   {
     const int col = lane * 8;
-    const auto x = load_once<8>(args.x + row * groups * lanes + col);
+    const auto x = load<8>(args.x + row * groups * lanes + col);
 #pragma unroll
     for (int i = 0; i < 8; ++i) {
       h[i] = to_f32(x.at[i]);
