@@ -80,13 +80,13 @@ TEST_CASE("generated CUDA: elements that stand by themselves are walked flat") {
   constexpr int vectors = 43;  // in a row
   const long long item = blockIdx.x * 256ll + threadIdx.x;
   if (item >= rows * vectors) return;
+  const long long element = item * 4;
+  const long long row = item / vectors;
+  const int col = static_cast<int>(item % vectors) * 4;
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;");
   asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
-  const long long element = item * 4;
-  const long long row = item / vectors;
-  const int col = static_cast<int>(item % vectors) * 4;
   const auto gate_up_0 = load<4>(args.gate_up + row * 2 * cols + col);
   const auto gate_up_1 = load<4>(args.gate_up + (row * 2 + 1) * cols + col);
   Vector<f16, 4> new_y;
