@@ -14,6 +14,19 @@
 
 namespace quern::cache {
 namespace fs = std::filesystem;
+namespace {
+
+/// Throws InputError if anybody but this user and root could put code into the folder.
+void refuse_foreign_writers(const fs::path& folder, const struct stat& status) {
+  const auto refuse = [&](std::string_view why) {
+    throw InputError(fmt::format("cannot use the cache folder {}: {}", folder.string(), why));
+  };
+  if (status.st_uid != ::geteuid() && status.st_uid != 0) refuse("it belongs to another user");
+  if (status.st_mode & S_IWOTH) refuse("every user may write to it (chmod go-w removes that)");
+  if (status.st_mode & S_IWGRP) refuse("its group may write to it (chmod go-w removes that)");
+}
+
+}  // namespace
 
 Descriptor::~Descriptor() {
   if (fd_ >= 0) ::close(fd_);
@@ -81,6 +94,7 @@ void make_private_folder(const fs::path& folder) {
 
 void check_root(const fs::path& root) {
   struct stat status {};
+  // stat() follows links: a root that is a link is judged by the folder it leads to.
   if (::stat(root.c_str(), &status) != 0) {
     if (errno == ENOENT) return;
     fail("use the cache folder", root);
@@ -89,9 +103,12 @@ void check_root(const fs::path& root) {
     throw InputError(fmt::format("cannot use the cache folder {}: {}", root.string(), why));
   };
   if (!S_ISDIR(status.st_mode)) refuse("it is not a folder");
-  if (status.st_uid != ::geteuid()) refuse("it belongs to another user");
-  if (status.st_mode & S_IWOTH) refuse("every user may write to it");
+  refuse_foreign_writers(root, status);
   if (::access(root.c_str(), R_OK | W_OK | X_OK) != 0) refuse("it cannot be written to");
+  // A private root that others may enter does not protect a folder in it that they may write to.
+  for (const char* name : {"images", "tuning"})
+    if (const fs::path folder = root / name; ::stat(folder.c_str(), &status) == 0)
+      refuse_foreign_writers(folder, status);
 }
 
 bool is_hash(std::string_view text) {

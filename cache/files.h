@@ -52,8 +52,9 @@ void sync_folder(const std::filesystem::path& folder);
 /// Creates `folder` and missing parents with mode 0700. Throws InputError if it cannot.
 void make_private_folder(const std::filesystem::path& folder);
 
-/// Throws InputError with one sentence if `root` exists and is not a folder that this user owns and
-/// may write, or that everybody may write: a cache holds code that will be run.
+/// Throws InputError with one sentence if `root` exists and is not a folder that this user may
+/// write, or if it, its images or its tuning records belong to a user other than this one and root,
+/// or may be written by their group or by everybody: a cache holds code that will be run.
 void check_root(const std::filesystem::path& root);
 
 /// 32 lowercase hex digits: the only text that ever becomes part of a path here.

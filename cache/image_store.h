@@ -35,7 +35,7 @@ struct StoredImage {
 class ImageStore {
  public:
   /// Creates ROOT (mode 0700) on first write. Throws InputError if ROOT exists and is not a folder
-  /// that this user owns and may write, or if everybody may write it.
+  /// that this user may write, or if others than this user and root may write it.
   explicit ImageStore(std::filesystem::path root);
   /// A damaged entry is removed, counted and reported as absent.
   std::optional<StoredImage> find(const std::string& key);

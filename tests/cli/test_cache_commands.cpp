@@ -122,6 +122,13 @@ TEST_CASE("a cache that cannot serve is refused with a sentence") {
     refused(cache, {"cache", "ls"});
     refused(cache, {"cache", "export", quern.path("export.json")});
   }
+  for (const auto writers : {fs::perms::group_write, fs::perms::others_write}) {
+    const fs::path shared = quern.path("shared");
+    fs::create_directory(shared);
+    fs::permissions(shared, fs::perms::owner_all | writers);
+    for (const char* command : {"ls", "verify", "prune"})
+      refused(shared.string(), {"cache", command});
+  }
   CHECK_FALSE(fs::exists(quern.path("export.json")));
 }
 

@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "cache/image_store.h"
+#include "cache/record_store.h"
 #include "runtime/base/error.h"
 #include "runtime/base/file.h"
 #include "runtime/base/hash.h"
@@ -195,6 +196,33 @@ TEST_CASE("a folder that cannot serve is refused with one sentence") {
     fs::permissions(locked, fs::perms::owner_read);
     CHECK_NE(sentence_of([&] { ImageStore{locked}; }), "");
   }
+}
+
+TEST_CASE("a folder that others may write to is refused, wherever a link to it stands") {
+  const test::TemporaryFolder folder;
+  const fs::path root = folder.path() / "cache", link = folder.path() / "link";
+  ImageStore(root).put(kKey, sample());
+  fs::create_directory_symlink(root, link);
+  CHECK(ImageStore(link).find(kKey).has_value());
+  fs::create_directory(root / "tuning");
+  fs::permissions(root, fs::perms::owner_all | fs::perms::group_read | fs::perms::others_read);
+  CHECK(ImageStore(root).find(kKey).has_value());  // others may look
+
+  for (const fs::path& open : {root, root / "images", root / "tuning"})
+    for (const auto& [writers, words] : {std::pair(fs::perms::group_write, "its group may write"),
+                                         std::pair(fs::perms::others_write, "every user may")}) {
+      fs::permissions(open, writers, fs::perm_options::add);
+      for (const fs::path& name : {root, link}) {
+        const std::string sentence = sentence_of([&] { ImageStore{name}; });
+        CAPTURE(sentence);
+        CHECK_NE(sentence.find(words), std::string::npos);
+        CHECK_EQ(sentence.find('\n'), std::string::npos);
+        CHECK_EQ(sentence_of([&] { RecordStore(name, {{"name", "GPU"}}); }), sentence);
+        CHECK_EQ(sentence_of([&] { all_records(name); }), sentence);
+      }
+      fs::permissions(open, writers, fs::perm_options::remove);
+    }
+  CHECK(ImageStore(root).find(kKey).has_value());
 }
 
 TEST_CASE("pruning removes damage, old entries and what killed writers left") {
