@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <random>
 #include <utility>
 
 namespace quern {
@@ -98,16 +99,18 @@ class Search {
 
   /// Step 1: the candidates that work, each timed a few times.
   std::vector<std::size_t> qualify() {
-    std::vector<std::size_t> chosen;
+    std::vector<std::size_t> eligible;
     for (Trial& t : result_.trials) {
-      if (auto reason = runner_.reject_reason(t.candidate))
+      if (auto reason = runner_.reject_reason(t.candidate)) {
         t.verdict = {TrialStatus::rejected, *std::move(reason), 0};
-      else if (chosen.size() < options_.max_compiled)
-        chosen.push_back(t.candidate);
-      else
+      } else {
         t.verdict = {TrialStatus::skipped,
                      fmt::format("only {} are compiled", options_.max_compiled), 0};
+        eligible.push_back(t.candidate);
+      }
     }
+    const std::vector<std::size_t> chosen = choose_candidates(std::move(eligible), options_);
+    for (const std::size_t c : chosen) trial(c).verdict = {};
     runner_.announce(chosen);
     std::vector<std::size_t> alive;
     for (const std::size_t c : chosen) {
@@ -256,6 +259,40 @@ std::string_view name(TrialStatus status) {
       return "skipped";
   }
   return "unknown";
+}
+
+std::string_view name(SearchStrategy strategy) {
+  switch (strategy) {
+    case SearchStrategy::ranked:
+      return "ranked";
+    case SearchStrategy::exhaustive:
+      return "exhaustive";
+    case SearchStrategy::random:
+      return "random";
+  }
+  return "unknown";
+}
+
+std::optional<SearchStrategy> parse_search_strategy(std::string_view text) {
+  for (const auto strategy :
+       {SearchStrategy::ranked, SearchStrategy::exhaustive, SearchStrategy::random})
+    if (text == name(strategy)) return strategy;
+  return std::nullopt;
+}
+
+std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
+                                           const SearchOptions& options) {
+  if (options.strategy == SearchStrategy::exhaustive || eligible.size() <= options.max_compiled)
+    return eligible;
+  if (options.strategy == SearchStrategy::random) {
+    // A partial shuffle by hand: std::sample and std::shuffle differ between standard libraries.
+    // The order drawn is kept, so that what a deadline leaves is a random sample too.
+    std::mt19937 random(options.seed);
+    for (std::size_t i = eligible.front() == 0 ? 1 : 0; i < options.max_compiled; ++i)
+      std::swap(eligible[i], eligible[i + random() % (eligible.size() - i)]);
+  }
+  eligible.resize(options.max_compiled);
+  return eligible;
 }
 
 Timing summarize(std::vector<double> samples) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
@@ -55,7 +56,20 @@ class TrialRunner {
                           std::vector<double>& samples_us) = 0;
 };
 
+/// Which of the candidates are compiled and timed. The other two are there to judge `ranked`: what
+/// it misses of the whole space, and what the order of preference is worth.
+enum class SearchStrategy {
+  ranked,      // the first max_compiled in order of preference
+  exhaustive,  // all of them, max_compiled notwithstanding
+  random,      // the default and a sample of the others, max_compiled together
+};
+/// "ranked", ...: the spelling of the command line.
+std::string_view name(SearchStrategy strategy);
+std::optional<SearchStrategy> parse_search_strategy(std::string_view);
+
 struct SearchOptions {
+  SearchStrategy strategy = SearchStrategy::ranked;
+  std::uint32_t seed = 1;                // of the random strategy
   std::size_t max_compiled = 40;         // candidates that get as far as the compiler
   int quick_samples = 3;                 // of every candidate that passes the gate
   std::size_t finalists = 4;             // besides the default
@@ -67,6 +81,12 @@ struct SearchOptions {
   /// After it nothing new is begun; the default is tried in any case.
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 };
+
+/// Those of `eligible` (ascending) that a search with these options compiles, in the order in which
+/// it asks for them, the default first if it is eligible. The same for the same arguments, so that
+/// compiles can begin before the search does.
+std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
+                                           const SearchOptions& options);
 
 struct Trial {
   std::size_t candidate = 0;
@@ -85,8 +105,8 @@ struct SearchResult {
 
 /// Finds the fastest of `num_candidates`:
 ///
-///  1. The first candidates that are not rejected, as many as may be compiled, are built, gated
-///     against the oracle and timed a few times each.
+///  1. The candidates that choose_candidates() picks from those that are not rejected are built,
+///     gated against the oracle and timed a few times each.
 ///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often
 ///  as
 ///     before, until the finalists are left. The default always stays in.

@@ -75,6 +75,8 @@ class Candidates {
     for (const Params& config : family_.candidates(problem_, library.arch())) add(config);
     for (const Params& config : configs_)
       refusals_.push_back(library.refusal(family_, problem_, config));
+    submitted_.resize(configs_.size());
+    tickets_.resize(configs_.size());
   }
   Candidates(Candidates&&) = default;
 
@@ -83,16 +85,21 @@ class Candidates {
   const std::vector<Params>& configs() const { return configs_; }
   const std::optional<std::string>& refusal(std::size_t i) const { return refusals_[i]; }
 
-  /// Begins the compiles of the candidates that the search will ask for.
-  void submit(const Arch& arch, std::size_t max_compiled, Compiles& compiles) {
-    if (std::exchange(submitted_, true)) return;
+  /// Begins the compiles of the oracle's kernel, if the oracle is one, and of the candidates that
+  /// the search will ask for.
+  void submit_ahead(const Arch& arch, const SearchOptions& options, Compiles& compiles) {
     if (const Params reference = family_.reference_config(problem_); !reference.is_null())
       reference_ticket_ = compiles.submit(compile_request(family_, problem_, reference, arch));
-    tickets_.resize(configs_.size());
-    std::size_t count = 0;
-    for (std::size_t i = 0; i < configs_.size() && count < max_compiled; ++i) {
-      if (refusals_[i]) continue;
-      ++count;
+    std::vector<std::size_t> eligible;
+    for (std::size_t i = 0; i < configs_.size(); ++i)
+      if (!refusals_[i]) eligible.push_back(i);
+    submit(arch, choose_candidates(std::move(eligible), options), compiles);
+  }
+  /// Begins the compiles of those that have not begun.
+  void submit(const Arch& arch, std::span<const std::size_t> chosen, Compiles& compiles) {
+    for (const std::size_t i : chosen) {
+      if (submitted_[i]) continue;
+      submitted_[i] = true;
       if (!family_.is_library(configs_[i]))
         tickets_[i] = compiles.submit(compile_request(family_, problem_, configs_[i], arch));
     }
@@ -118,18 +125,16 @@ class Candidates {
   std::vector<std::optional<std::string>> refusals_;
   std::vector<std::optional<std::size_t>> tickets_;
   std::optional<std::size_t> reference_ticket_;
-  bool submitted_ = false;
+  std::vector<bool> submitted_;
 };
 
 /// Trials of one problem on this process's GPU.
 class DeviceRunner : public TrialRunner {
  public:
-  DeviceRunner(KernelLibrary& library, Candidates& candidates, Compiles& compiles,
-               std::size_t max_compiled)
+  DeviceRunner(KernelLibrary& library, Candidates& candidates, Compiles& compiles)
       : library_(library),
         candidates_(candidates),
         compiles_(compiles),
-        max_compiled_(max_compiled),
         gates_(library, candidates.family(), candidates.problem(), stream_),
         meter_(library.context(), gates_.main(), stream_),
         kernels_(candidates.configs().size()) {}
@@ -138,8 +143,10 @@ class DeviceRunner : public TrialRunner {
     return candidates_.refusal(i);
   }
 
-  void announce(std::span<const std::size_t>) override {
-    candidates_.submit(library_.arch(), max_compiled_, compiles_);
+  /// All of them begun by then, as the problem came into sight; should the lists ever differ, this
+  /// one holds.
+  void announce(std::span<const std::size_t> chosen) override {
+    candidates_.submit(library_.arch(), chosen, compiles_);
   }
 
   Verdict compile(std::size_t i) override {
@@ -174,7 +181,6 @@ class DeviceRunner : public TrialRunner {
 
   /// Keeps the GPU busy with the default for the clocks to settle.
   void warm_up(double seconds) {
-    announce({});
     if (candidates_.refusal(0) || compile(0).status != TrialStatus::ok) return;
     if (gate(0).status != TrialStatus::ok) return;
     const auto start = Clock::now();
@@ -186,7 +192,6 @@ class DeviceRunner : public TrialRunner {
   KernelLibrary& library_;
   Candidates& candidates_;
   Compiles& compiles_;
-  std::size_t max_compiled_;
   Stream stream_;
   Gates gates_;
   Meter meter_;
@@ -257,7 +262,7 @@ class Tuner {
       Candidates& candidates =
           candidates_.emplace(index, Candidates(library_, {problem.family, problem.problem}))
               .first->second;
-      candidates.submit(library_.arch(), options_.search.max_compiled, compiles_);
+      candidates.submit_ahead(library_.arch(), options_.search, compiles_);
     } catch (const InputError& error) {
       problem.reason = error.what();
     }
@@ -272,7 +277,7 @@ class Tuner {
     problem.configs = candidates.configs();
     try {
       candidates.load_reference(library_, compiles_);
-      DeviceRunner runner(library_, candidates, compiles_, options_.search.max_compiled);
+      DeviceRunner runner(library_, candidates, compiles_);
       if (!std::exchange(warm_, true)) runner.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;
       search_options.deadline = deadline;

@@ -97,6 +97,7 @@ struct Options {
   std::vector<int> batches = {1, 16};
   std::vector<int> prompts = {512};
   bool force = false;
+  std::string search{name(SearchStrategy::ranked)};
   std::vector<std::string> archs;
 };
 
@@ -109,6 +110,7 @@ void run_tune(const Common& common, const Options& options) {
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
+  tuning.search.strategy = parse_search_strategy(options.search).value();
   TuneReport report = tune_with_progress(
       common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning);
   std::vector<Refinement> refined;
@@ -192,6 +194,11 @@ void add_tune(CLI::App& app, Common& common) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_flag("--force", options->force, "measure again what has been measured");
+  command
+      ->add_option("--search", options->search,
+                   "the candidates to try: the preferred, all, or a random sample")
+      ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
+      ->capture_default_str();
   command->callback([&common, options] { run_tune(common, *options); });
 }
 

@@ -34,6 +34,7 @@ TEST_CASE("usage errors are one sentence and exit code 2") {
   quern.refuses({"cache", "frobnicate"}, 2, "'quern cache frobnicate' is no command");
   quern.refuses({"info", "--frobnicate"}, 2, "--frobnicate");
   quern.refuses({"run", "a", "b", "--prompt", "x"}, 2, "b");
+  quern.refuses({"tune", "--search", "best"}, 2, "--search");
   quern.refuses({"run", "--prompt", "x", "--templates", quern.path("missing")}, 2, "missing");
 }
 
