@@ -48,7 +48,6 @@ class CudaBody {
   int vector() const { return vector_; }
   void set_chunk(const std::string& chunk) { chunk_ = chunk; }
   void set_kept(Kept kept);
-  const Kept& kept() const { return kept_; }
   void set_registers(Registers registers) { registers_ = std::move(registers); }
   /// Positions along the last axis that exist: what lies beyond is neither read nor written.
   void set_count(const std::string& count) { count_ = count; }

@@ -41,7 +41,6 @@ class CudaReductions {
   std::string row_barrier();
   std::string segment_barrier();
 
-  bool uses_cluster() const { return row_.cluster > 1; }
   /// Declarations of the shared memory that is used so far.
   std::vector<std::string> shared_memory() const;
   /// The functions used so far, to be placed after the helpers.

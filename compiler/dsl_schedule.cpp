@@ -58,6 +58,14 @@ bool is_packed_vector_store(const Tree& tree, const Binding& binding, const Stor
   return operand_dtype(tree, binding, store.operand) == DType::i4;
 }
 
+/// A packed operand is written along the innermost axis, which then always has an even extent.
+bool stores_packed_along_last(const Tree& tree, const Binding& binding) {
+  return std::any_of(tree.stores.begin(), tree.stores.end(), [&](const Store& store) {
+    return is_packed_vector_store(tree, binding, store) &&
+           access_of(tree, store, binding).parts == 1;
+  });
+}
+
 /// Checks one schedule; each member returns a sentence or nothing.
 class Rules {
  public:
@@ -143,7 +151,7 @@ class Rules {
       return fmt::format(
           "{} folds axis {} and others that are not beside it, so vector should be 1", tree_.name,
           last_axis());
-    const bool always_fits = s_.vector == 2 && stores_packed_along_last();
+    const bool always_fits = s_.vector == 2 && stores_packed_along_last(tree_, binding_);
     if (last_extent() == 0 && !always_fits && (tree_.is_column() || tree_.segment != 0))
       return fmt::format("axis {} is not bound, so vector should be 1", last_axis());
     if (last_extent() % s_.vector != 0)
@@ -164,13 +172,6 @@ class Rules {
     if (static_cast<std::int64_t>(bytes) <= kMaxAccessBytes) return std::nullopt;
     return fmt::format("vector = {} moves {} bytes of {} at once, more than {}", s_.vector, bytes,
                        tree_.operands[at(operand)].name, kMaxAccessBytes);
-  }
-
-  bool stores_packed_along_last() const {
-    return std::any_of(tree_.stores.begin(), tree_.stores.end(), [&](const Store& store) {
-      return is_packed_vector_store(tree_, binding_, store) &&
-             access_of(tree_, store, binding_).parts == 1;
-    });
   }
 
   /// Two elements of i4 share a byte, so one thread has to write both.
@@ -341,11 +342,7 @@ CudaShape cuda_shape(const Tree& tree, const Binding& binding, const Schedule& s
   shape.shares_rows = tree.reduces || overwrites_row_values(tree);
   shape.lanes = shape.shares_rows ? schedule.threads_per_row * schedule.cluster : 1;
   if (bound_extent(tree, binding, 1u << tree.last_axis()) == 0) {
-    bool pairs = false;
-    for (const Store& store : tree.stores)
-      pairs = pairs || (is_packed_vector_store(tree, binding, store) &&
-                        access_of(tree, store, binding).parts == 1);
-    shape.narrow = pairs ? 2 : 1;
+    shape.narrow = stores_packed_along_last(tree, binding) ? 2 : 1;
     if (shape.narrow >= schedule.vector) shape.narrow = 0;
   }
   shape.takes_segments_in_turn = tree.segment != 0;
@@ -398,6 +395,14 @@ std::optional<std::string> reject_reason(const Kernel& kernel, const Binding& bi
 
 Schedule default_schedule(const Kernel& kernel, const Binding& binding) {
   const Tree& tree = kernel.tree();
+  // Vectors of the narrowest operand fill 16 bytes.
+  std::size_t narrowest = 32;
+  for (std::size_t i = 0; i < tree.operands.size(); ++i)
+    if (const auto& param = tree.operands[i].dtype_param;
+        (param.empty() || binding.dtypes.count(param)) &&
+        tree.varies_along_last(tree.axes_of(static_cast<int>(i))))
+      narrowest = std::min(
+          narrowest, size_bits(param.empty() ? *tree.operands[i].dtype : binding.dtypes.at(param)));
   for (const Keep keep : {Keep::registers, Keep::none})
     for (int vector = kMaxVector; vector > 0; vector /= 2) {
       Schedule out;
@@ -410,14 +415,6 @@ Schedule default_schedule(const Kernel& kernel, const Binding& binding) {
         const std::int64_t length = bound_extent(tree, binding, tree.walked);
         if (length > 0 && length / vector <= kShortRow) out.threads_per_row = 32;
       }
-      // Vectors of the narrowest operand fill 16 bytes.
-      std::size_t narrowest = 32;
-      for (std::size_t i = 0; i < tree.operands.size(); ++i)
-        if (const auto& param = tree.operands[i].dtype_param;
-            (param.empty() || binding.dtypes.count(param)) &&
-            tree.varies_along_last(tree.axes_of(static_cast<int>(i))))
-          narrowest = std::min(narrowest, size_bits(param.empty() ? *tree.operands[i].dtype
-                                                                  : binding.dtypes.at(param)));
       if (at(vector) * narrowest > 128 && vector > 1) continue;
       if (!schedule_reason(kernel, binding, out)) return out;
     }

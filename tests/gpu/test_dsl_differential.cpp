@@ -15,11 +15,6 @@ using namespace quern::test;
 
 namespace {
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
 /// What is wrong with one CUDA build of a kernel, if anything.
 std::optional<std::string> fault_of(const GpuFixture& gpu, const Case& of,
                                     const Interpreted& wanted, const dsl::Schedule& schedule) {
@@ -63,9 +58,7 @@ TEST_CASE("generated kernels do on the GPU what an interpreter of the language d
   for (std::uint64_t seed = first; seed < first + count && num_faults < 5; ++seed) {
     const Program program = generate_program(seed);
     const Case generated = prepare(program, seed);
-    bool is_empty = false;  // nothing to launch
-    for (const std::int64_t extent : generated.extents) is_empty = is_empty || extent == 0;
-    if (is_empty) continue;
+    if (is_empty(generated)) continue;
     // Pairs of i4 that no thread writes together: a kernel for the CPU alone.
     if (dsl::reject_reason(generated.kernel, generated.binding,
                            dsl::default_schedule(generated.kernel, generated.binding),

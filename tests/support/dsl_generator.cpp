@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <cstdlib>
 #include <limits>
 #include <stdexcept>
 
@@ -725,6 +726,15 @@ Case prepare(const Program& program, const dsl::Kernel& kernel, std::uint64_t se
     out.operands.push_back(std::move(tensor));
   }
   return out;
+}
+
+bool is_empty(const Case& of) {
+  return std::find(of.extents.begin(), of.extents.end(), 0) != of.extents.end();
+}
+
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
+  const char* text = std::getenv(name);
+  return text ? std::strtoull(text, nullptr, 10) : otherwise;
 }
 
 std::string damage(const std::string& text, std::uint64_t seed) {

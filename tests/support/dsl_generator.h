@@ -34,6 +34,13 @@ Case prepare(const Program& program, std::uint64_t seed);
 /// The same of a kernel that has been parsed already; the program's text does not matter.
 Case prepare(const Program& program, const dsl::Kernel& kernel, std::uint64_t seed);
 
+/// Some axis has no elements: there is nothing to launch.
+bool is_empty(const Case& of);
+
+/// Which programs a test generates can be said from outside: the number in this environment
+/// variable (QUERN_DSL_SEED, QUERN_DSL_PROGRAMS), or another one where it is not set.
+std::uint64_t from_environment(const char* name, std::uint64_t otherwise);
+
 /// The text with a few faults: tokens deleted, doubled and swapped, bytes changed, the end cut off.
 std::string damage(const std::string& text, std::uint64_t seed);
 

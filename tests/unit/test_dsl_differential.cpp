@@ -20,11 +20,6 @@ using namespace quern::test;
 
 namespace {
 
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
 /// How tightly the elements that kernels wrote could be checked.
 struct Tally {
   std::size_t exact = 0, close = 0, loose = 0, open = 0;

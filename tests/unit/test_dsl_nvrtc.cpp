@@ -1,30 +1,18 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <cstdlib>
-#include <mutex>
-#include <thread>
 
 #include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
 #include "tests/support/dsl_generator.h"
 #include "tests/support/dsl_schedules.h"
+#include "tests/support/parallel.h"
 #include "tests/support/support.h"
 
 using namespace quern;
 using namespace quern::test;
 
 namespace {
-
-std::uint64_t from_environment(const char* name, std::uint64_t otherwise) {
-  const char* text = std::getenv(name);
-  return text ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
-bool is_empty(const Case& of) {
-  return std::find(of.extents.begin(), of.extents.end(), 0) != of.extents.end();
-}
 
 /// What NVRTC has against the kernel of a seed, by its default schedule or by another one.
 std::string fault_of(const Nvrtc& nvrtc, std::uint64_t seed) {
@@ -62,21 +50,7 @@ TEST_CASE("the CUDA source of generated kernels compiles, for every architecture
   QUERN_SKIP_IF(!nvrtc, "NVRTC is not installed");
   const std::uint64_t first = from_environment("QUERN_DSL_SEED", 1);
   const std::uint64_t count = from_environment("QUERN_DSL_PROGRAMS", 60);
-  std::atomic<std::uint64_t> next = first;
-  std::mutex mutex;
-  std::vector<std::string> faults;
-  const auto work = [&] {
-    for (std::uint64_t seed; (seed = next++) < first + count;)
-      if (const std::string fault = fault_of(*nvrtc, seed); !fault.empty()) {
-        const std::lock_guard lock(mutex);
-        faults.push_back(fault);
-      }
-  };
-  std::vector<std::thread> threads;
-  for (unsigned i = 0; i < std::clamp(std::thread::hardware_concurrency(), 1u, 8u); ++i)
-    threads.emplace_back(work);
-  for (std::thread& thread : threads) thread.join();
-  for (const std::string& fault : faults) FAIL_CHECK(fault);
+  check_in_parallel(count, [&](std::size_t i) { return fault_of(*nvrtc, first + i); });
 }
 
 TEST_CASE("hardly any generated kernel is one for the CPU alone") {

@@ -1,14 +1,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <atomic>
-#include <mutex>
-#include <thread>
 
 #include "autotune/row_family.h"
 #include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
 #include "templates/embedded.h"
+#include "tests/support/parallel.h"
 #include "tests/support/row_problems.h"
 #include "tests/support/support.h"
 
@@ -80,20 +78,7 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
       const std::size_t other = turn / 2 % family.candidates(problem, arch).size();
       if (other != 0) builds.push_back({problem, other, arch});
     }
-  std::atomic<std::size_t> next = 0;
-  std::mutex mutex;
-  std::vector<std::string> faults;
-  const auto work = [&] {
-    for (std::size_t i; (i = next++) < builds.size();)
-      if (const std::string fault = fault_of(*nvrtc, family, builds[i]); !fault.empty()) {
-        const std::lock_guard lock(mutex);
-        faults.push_back(fault);
-      }
-  };
-  std::vector<std::thread> threads;
-  for (unsigned i = 0; i < std::clamp(std::thread::hardware_concurrency(), 1u, 8u); ++i)
-    threads.emplace_back(work);
-  for (std::thread& thread : threads) thread.join();
-  for (const std::string& fault : faults) FAIL_CHECK(fault);
+  test::check_in_parallel(builds.size(),
+                          [&](std::size_t i) { return fault_of(*nvrtc, family, builds[i]); });
   CHECK_GE(builds.size(), family.kernels().size() * known_archs().size());
 }
