@@ -28,14 +28,6 @@ void refuse_foreign_writers(const fs::path& folder, const struct stat& status) {
 
 }  // namespace
 
-Descriptor::~Descriptor() {
-  if (fd_ >= 0) ::close(fd_);
-}
-
-void fail(std::string_view what, const fs::path& path) {
-  throw InputError(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(errno)));
-}
-
 void lock(const Descriptor& file, bool exclusive) {
   while (::flock(file.get(), exclusive ? LOCK_EX : LOCK_SH) != 0 && errno == EINTR) {
   }
@@ -63,21 +55,6 @@ std::optional<std::string> read_regular_file(const fs::path& path, std::size_t m
   return bytes;
 }
 
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(fd, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return false;
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return true;
-}
-
-void sync_folder(const fs::path& folder) {
-  const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory) ::fsync(directory.get());
-}
-
 void make_private_folder(const fs::path& folder) {
   if (::mkdir(folder.c_str(), 0700) == 0) return;
   if (errno == ENOENT && folder.has_parent_path() && folder.parent_path() != folder) {
@@ -89,7 +66,7 @@ void make_private_folder(const fs::path& folder) {
     if (S_ISDIR(status.st_mode)) return;
     errno = ENOTDIR;
   }
-  fail("create the folder", folder);
+  fail_on_file("create the folder", folder);
 }
 
 void check_root(const fs::path& root) {
@@ -97,7 +74,7 @@ void check_root(const fs::path& root) {
   // stat() follows links: a root that is a link is judged by the folder it leads to.
   if (::stat(root.c_str(), &status) != 0) {
     if (errno == ENOENT) return;
-    fail("use the cache folder", root);
+    fail_on_file("use the cache folder", root);
   }
   const auto refuse = [&](std::string_view why) {
     throw InputError(fmt::format("cannot use the cache folder {}: {}", root.string(), why));

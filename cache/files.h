@@ -4,31 +4,12 @@
 #include <optional>
 #include <string>
 #include <string_view>
-#include <utility>
 
-/// The few POSIX calls that a cache shared by many processes needs. Private to cache/.
+#include "runtime/base/descriptor.h"
+
+/// What a cache shared by many processes needs of POSIX, besides runtime/base/descriptor.h. Private
+/// to cache/.
 namespace quern::cache {
-
-/// File descriptor that closes itself; -1 is empty.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  Descriptor& operator=(Descriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~Descriptor();
-  int get() const { return fd_; }
-  explicit operator bool() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
-
-/// Throws InputError "cannot WHAT PATH: reason of errno".
-[[noreturn]] void fail(std::string_view what, const std::filesystem::path& path);
 
 /// Waits for an advisory lock on the open file, released when the descriptor closes. A file system
 /// without locks is not an error: every reader here tolerates torn writes anyway.
@@ -42,12 +23,6 @@ Descriptor lock_file(const std::filesystem::path& path);
 /// nothing, so that a hostile cache folder can neither hang the reader nor exhaust its memory.
 std::optional<std::string> read_regular_file(const std::filesystem::path& path,
                                              std::size_t max_bytes);
-
-/// Writes all bytes; false with errno set on failure.
-bool write_all(int fd, std::string_view bytes);
-
-/// Makes renames and new names in `folder` durable; best effort, some file systems refuse.
-void sync_folder(const std::filesystem::path& folder);
 
 /// Creates `folder` and missing parents with mode 0700. Throws InputError if it cannot.
 void make_private_folder(const std::filesystem::path& folder);

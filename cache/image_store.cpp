@@ -62,7 +62,7 @@ std::uintmax_t size_bytes(const fs::path& folder) {
 class Aside {
  public:
   explicit Aside(const fs::path& images) : path_((images / (kAside + "XXXXXX")).string()) {
-    if (!::mkdtemp(path_.data())) fail("create a folder in", images);
+    if (!::mkdtemp(path_.data())) fail_on_file("create a folder in", images);
   }
   ~Aside() {
     std::error_code ignored;
@@ -75,7 +75,7 @@ class Aside {
   void write(const char* name, std::string_view bytes) const {
     const fs::path file = path() / name;
     const Descriptor out(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!out || !write_all(out.get(), bytes) || ::fsync(out.get()) != 0) fail("write", file);
+    if (!out || !write_all(out.get(), bytes) || ::fsync(out.get()) != 0) fail_on_file("write", file);
   }
 
  private:
@@ -153,7 +153,7 @@ void ImageStore::put(const std::string& key, const StoredImage& image) {
   const Descriptor lock = lock_file(images_ / "lock");
   // rename(2) replaces only an empty folder, so an entry that is already there stays.
   if (::rename(aside.path().c_str(), folder.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST)
-    fail("write", folder);
+    fail_on_file("write", folder);
   sync_folder(images_);
 }
 

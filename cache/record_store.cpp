@@ -111,13 +111,13 @@ Contents read_records(const fs::path& path, const std::string& hash) {
 void append_text(const fs::path& path, std::string text) {
   const Descriptor file(
       ::open(path.c_str(), O_RDWR | O_APPEND | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file) fail("write", path);
+  if (!file) fail_on_file("write", path);
   lock(file, /*exclusive=*/true);
   struct stat status {};
-  if (::fstat(file.get(), &status) != 0) fail("write", path);
+  if (::fstat(file.get(), &status) != 0) fail_on_file("write", path);
   char last = '\n';
   if (status.st_size > 0 && ::pread(file.get(), &last, 1, status.st_size - 1) != 1)
-    fail("read", path);
+    fail_on_file("read", path);
   // A writer that was killed left half a line: end it, or it would swallow this record too.
   if (last != '\n') text = std::string(1, '\n').append(text);
   if (!write_all(file.get(), text) || ::fsync(file.get()) != 0) {
@@ -125,7 +125,7 @@ void append_text(const fs::path& path, std::string text) {
     // Disk full: take back the half that was written; a reader would skip it in any case.
     [[maybe_unused]] const int ignored = ::ftruncate(file.get(), status.st_size);
     errno = error;
-    fail("write", path);
+    fail_on_file("write", path);
   }
   if (status.st_size == 0) sync_folder(path.parent_path());
 }

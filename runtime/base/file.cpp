@@ -12,39 +12,11 @@
 #include <sstream>
 #include <utility>
 
+#include "runtime/base/descriptor.h"
 #include "runtime/base/error.h"
 
 namespace quern {
 namespace fs = std::filesystem;
-namespace {
-
-/// File descriptor that closes itself.
-struct Descriptor {
-  int value = -1;
-  explicit Descriptor(int fd) : value(fd) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() {
-    if (value >= 0) ::close(value);
-  }
-};
-
-[[noreturn]] void fail(std::string_view what, const fs::path& path) {
-  throw InputError(fmt::format("cannot {} {}: {}", what, path.string(), std::strerror(errno)));
-}
-
-bool write_all(int fd, std::string_view bytes) {
-  while (!bytes.empty()) {
-    const ssize_t count = ::write(fd, bytes.data(), bytes.size());
-    if (count < 0 && errno == EINTR) continue;
-    if (count < 0) return false;
-    bytes.remove_prefix(static_cast<std::size_t>(count));
-  }
-  return true;
-}
-
-}  // namespace
-
 std::optional<std::string> try_read_file(const fs::path& path) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) return std::nullopt;
@@ -62,7 +34,7 @@ std::string read_file(const fs::path& path) {
   std::error_code ignored;
   if (fs::is_directory(path, ignored)) errno = EISDIR;
   if (errno == 0) errno = EIO;
-  fail("read", path);
+  fail_on_file("read", path);
 }
 
 void write_file_atomically(const fs::path& path, std::string_view bytes) {
@@ -70,38 +42,37 @@ void write_file_atomically(const fs::path& path, std::string_view bytes) {
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     // A device or a pipe must not be replaced by a file of its name.
     const Descriptor file(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    if (file.value < 0 || !write_all(file.value, bytes)) fail("write", path);
+    if (!file || !write_all(file.get(), bytes)) fail_on_file("write", path);
     return;
   }
   std::string temporary = path.string() + ".XXXXXX";
   const Descriptor file(::mkostemp(temporary.data(), O_CLOEXEC));
-  if (file.value < 0) fail("write", path);
+  if (!file) fail_on_file("write", path);
   const auto give_up = [&] {
     const int error = errno;
     ::unlink(temporary.c_str());
     errno = error;
-    fail("write", path);
+    fail_on_file("write", path);
   };
-  if (!write_all(file.value, bytes)) give_up();
-  if (::fsync(file.value) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) give_up();
+  if (!write_all(file.get(), bytes)) give_up();
+  if (::fsync(file.get()) != 0 || ::rename(temporary.c_str(), path.c_str()) != 0) give_up();
   const fs::path folder = path.has_parent_path() ? path.parent_path() : fs::path(".");
-  const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (directory.value >= 0) ::fsync(directory.value);
+  sync_folder(folder);
 }
 
 MappedFile::MappedFile(const fs::path& path) {
   const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (file.value < 0) fail("open", path);
+  if (!file) fail_on_file("open", path);
   struct stat status {};
-  if (::fstat(file.value, &status) != 0) fail("read", path);
+  if (::fstat(file.get(), &status) != 0) fail_on_file("read", path);
   if (!S_ISREG(status.st_mode)) {
     errno = EISDIR;
-    fail("map", path);
+    fail_on_file("map", path);
   }
   size_ = static_cast<std::size_t>(status.st_size);
   if (size_ == 0) return;
-  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.value, 0);
-  if (mapped == MAP_FAILED) fail("map", path);
+  void* mapped = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.get(), 0);
+  if (mapped == MAP_FAILED) fail_on_file("map", path);
   data_ = static_cast<const std::byte*>(mapped);
 }
 
