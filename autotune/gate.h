@@ -5,6 +5,7 @@
 
 #include "autotune/kernel_library.h"
 #include "autotune/search.h"
+#include "autotune/trial_tools.h"
 #include "autotune/workspace.h"
 #include "runtime/memory.h"
 #include "runtime/stream.h"
@@ -17,8 +18,9 @@ class OperandSet {
   /// Allocates; contents are all guard bytes until fill() or copy_from(). Throws OutOfMemoryError.
   explicit OperandSet(const std::vector<OperandSpec>& specs);
   static std::size_t size_bytes(const std::vector<OperandSpec>& specs);
-  /// Random contents for in and inout operands (autotune/operands.h).
-  void fill(const std::vector<OperandSpec>& specs, const Stream& stream);
+  /// Random contents for in and inout operands: made on the device where `tools` can, as
+  /// autotune/operands.h has it otherwise.
+  void fill(const std::vector<OperandSpec>& specs, const TrialTools& tools, const Stream& stream);
   /// Everything, from a set of the same specs.
   void copy_from(const OperandSet& other, const Stream& stream);
   const std::vector<CUdeviceptr>& addresses() const { return addresses_; }
@@ -32,7 +34,9 @@ class OperandSet {
 };
 
 /// Correctness of kernels for one problem at one set of inputs. The expected outputs come from the
-/// family's reference config on the device, or from its cpu_reference.
+/// family's reference config on the device, or from its cpu_reference. They stay on the device, and
+/// outputs are compared there; only what looks wrong, or is of a type that the device does not
+/// compare, is judged on the host.
 class Gate {
  public:
   enum class Use { check, operands_only };
@@ -53,21 +57,26 @@ class Gate {
   Workspace& workspace() { return workspace_; }
 
  private:
-  using Outputs = std::vector<std::vector<std::byte>>;  // by operand; empty for inputs
-  Outputs run(const ReadyKernel& kernel);
-  Outputs read_outputs() const;
-  Outputs cpu_expectation(const Family& family) const;
-  std::optional<Verdict> complaint(const Outputs& outputs, double& error) const;
+  /// Restores inout operands, poisons outputs, launches. Does not wait.
+  void run(const ReadyKernel& kernel);
+  /// Copies of all outputs. Does not wait.
+  std::vector<Buffer> copy_outputs() const;
+  std::vector<std::byte> download(std::size_t operand, CUdeviceptr from) const;
+  std::vector<Buffer> cpu_expectation(const Family& family) const;
+  /// Worst error of output `i` at `at`; the verdict if it is beyond the tolerance.
+  std::optional<Verdict> complaint(std::size_t i, CUdeviceptr at, double& error) const;
+  std::optional<Verdict> dirty_counters(const ReadyKernel& kernel, double error);
 
   const Context& context_;
   const Stream& stream_;
+  const TrialTools& tools_;
   Params problem_;
   std::vector<OperandSpec> specs_;
   std::vector<Tolerance> tolerances_;
   OperandSet operands_;
   std::vector<Buffer> pristine_;  // copies of inout operands; empty for others
+  std::vector<Buffer> expected_;  // of outputs; empty for inputs
   Workspace workspace_;
-  Outputs expected_;
 };
 
 /// The gates that every config of a problem has to pass: the problem itself (or the smaller one

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "autotune/gate.h"
+#include "autotune/trial_tools.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 
@@ -223,6 +224,11 @@ std::optional<TuningRecord> KernelLibrary::find_record(const Family& family,
 
 void KernelLibrary::count(const CompiledKernel& compiled) {
   ++(compiled.from_cache ? counts_.image_hits : counts_.compiled);
+}
+
+const TrialTools& KernelLibrary::trial_tools() {
+  if (!trial_tools_) trial_tools_ = std::make_shared<const TrialTools>(*this);
+  return *trial_tools_;
 }
 
 CompileFarm KernelLibrary::make_farm() const {

@@ -22,6 +22,8 @@
 
 namespace quern {
 
+class TrialTools;
+
 /// One problem of one family.
 struct KernelRequest {
   std::string family;
@@ -154,6 +156,8 @@ class KernelLibrary {
   ImageStore& images() { return images_; }
   const RecordStore& records() const { return records_; }
   const KernelCounts& counts() const { return counts_; }
+  /// Made on first use.
+  const TrialTools& trial_tools();
   /// Notes what a compile farm of the caller's did.
   void count(const CompiledKernel& compiled);
   /// A farm on this library's NVRTC and image store.
@@ -177,6 +181,7 @@ class KernelLibrary {
   std::multimap<std::string, TuningRecord> foreign_;  // of other GPUs, by family and problem
   std::unique_ptr<CublasLt> cublas_;
   bool cublas_tried_ = false;
+  std::shared_ptr<const TrialTools> trial_tools_;
 
   struct Loaded {
     std::shared_ptr<const Module> module;

@@ -17,20 +17,6 @@ namespace {
 
 constexpr std::size_t kMaxPeriod = 1048573;  // elements; the largest prime below 2^20
 
-bool is_float(DType dtype) {
-  switch (dtype) {
-    case DType::f32:
-    case DType::f16:
-    case DType::bf16:
-    case DType::f64:
-    case DType::e4m3:
-    case DType::e5m2:
-      return true;
-    default:
-      return false;
-  }
-}
-
 template <class T>
 void store(std::byte* data, std::size_t index, T value) {
   std::memcpy(data + index * sizeof(T), &value, sizeof(T));
@@ -89,7 +75,7 @@ std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t see
   const std::size_t count = spec.num_elements();
   std::mt19937_64 random(seed);
   if (!spec.values.empty()) {
-    if (spec.values.size() != count || is_float(spec.dtype) || spec.dtype == DType::i4)
+    if (spec.values.size() != count || is_floating_point(spec.dtype) || spec.dtype == DType::i4)
       throw InputError(fmt::format("the values of operand '{}' do not fit its shape", spec.name));
     std::vector<std::byte> bytes(spec.size_bytes());
     for (std::size_t i = 0; i < count; ++i)
@@ -98,7 +84,7 @@ std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t see
   }
   const std::size_t period = std::min(count, kMaxPeriod);
   std::vector<std::byte> bytes(bytes_for(spec.dtype, period));
-  if (is_float(spec.dtype)) {
+  if (is_floating_point(spec.dtype)) {
     std::normal_distribution<float> normal(0.0f, static_cast<float>(spec.stddev));
     for (std::size_t i = 0; i < period; ++i) {
       const float value = normal(random);
@@ -157,7 +143,7 @@ double element(DType dtype, const std::byte* data, std::size_t index) {
 
 Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
                           const std::vector<std::byte>& reference, const Tolerance& tolerance) {
-  const bool real = is_float(spec.dtype);
+  const bool real = is_floating_point(spec.dtype);
   const Tolerance bound = real || tolerance.share > 0 ? tolerance : Tolerance{};
   Comparison result;
   std::size_t worst = 0, num_missed = 0;  // missed: integers that differ by more than rel |ref|

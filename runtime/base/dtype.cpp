@@ -29,6 +29,20 @@ std::optional<DType> parse_dtype(std::string_view text) {
   return std::nullopt;
 }
 
+bool is_floating_point(DType dtype) {
+  switch (dtype) {
+    case DType::f32:
+    case DType::f16:
+    case DType::bf16:
+    case DType::f64:
+    case DType::e4m3:
+    case DType::e5m2:
+      return true;
+    default:
+      return false;
+  }
+}
+
 std::size_t size_bits(DType dtype) { return kRows[static_cast<std::size_t>(dtype)].bits; }
 
 }  // namespace quern

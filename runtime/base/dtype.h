@@ -12,6 +12,8 @@ enum class DType { f32, f16, bf16, f64, i64, i32, i16, i8, u8, boolean, e4m3, e5
 std::string_view name(DType);
 std::optional<DType> parse_dtype(std::string_view);
 
+/// True for f16, bf16, f32, f64 and both fp8 types.
+bool is_floating_point(DType);
 /// Size of one element in bits (i4 is 4).
 std::size_t size_bits(DType);
 /// Bytes that `count` elements occupy, packed; i4 rounds up.

@@ -26,7 +26,8 @@ __device__ __forceinline__ void fill_normal(const FillArgs& args) {
     const u64 h = mix64(mix64(i + args.seed * 0x9e3779b97f4a7c15ull) + 0x632be59bd9b4e019ull);
     const float u = (static_cast<float>(static_cast<u32>(h) >> 8) + 0.5f) * 5.9604644775390625e-8f;
     const float v = static_cast<float>(static_cast<u32>(h >> 40)) * 3.7450703e-7f;  // 2 pi / 2^24
-    out[i] = from_f32<T>(args.stddev * sqrtf(-2.0f * __logf(u)) * __cosf(v));
+    const float x = args.stddev * sqrtf(-2.0f * __logf(u)) * __cosf(v);
+    out[i] = from_f32<T>(args.magnitude ? fabsf(x) : x);
   }
 }
 

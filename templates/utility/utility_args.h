@@ -7,6 +7,16 @@ struct FillArgs {
   unsigned long long count;      // elements
   unsigned long long seed;
   float stddev;
+  int magnitude;                 // not 0: magnitudes instead of signed values
+};
+
+struct CompareArgs {
+  const void* out;               // [count]
+  const void* reference;         // [count]
+  unsigned long long count;      // elements
+  float abs, rel;                // tolerance: |out - reference| <= abs + rel * |reference|
+  unsigned long long* worst;     // [1]; bits of the worst error / tolerance (f32), never lowered
+  unsigned long long* unequal;   // [1]; elements whose bits differ are added
 };
 
 struct StreamArgs {
