@@ -4,6 +4,9 @@
 #include <cstdio>
 #include <cstdlib>
 #include <stdexcept>
+#include <string>
+
+#include "tests/support/child.h"
 
 namespace quern::test {
 namespace fs = std::filesystem;
@@ -46,6 +49,8 @@ void skip(const std::string& reason) {
 }  // namespace quern::test
 
 int main(int argc, char** argv) {
+  if (argc == 3 && std::string(argv[1]) == quern::test::kAsChild)
+    return quern::test::run_as_child(argv[2]);
   doctest::Context context(argc, argv);
   const int failed = context.run();
   if (context.shouldExit() || failed) return failed;
