@@ -221,7 +221,7 @@ class Tuner {
       }
       problem.seconds = seconds_since(start);
       candidates_.erase(open_[turn]);
-      if (options_.progress) options_.progress({turn + 1, open_.size(), problem});
+      if (options_.progress) options_.progress(progress_after(problem, turn + 1));
     }
     compiles_.finish();
     report_.compiled = library_.counts().compiled - compiled_before;
@@ -253,6 +253,24 @@ class Tuner {
   Clock::time_point deadline(std::size_t num_left) const {
     if (!end_) return Clock::time_point::max();
     return Clock::now() + (*end_ - Clock::now()) / static_cast<long>(num_left);
+  }
+
+  TuneProgress progress_after(const ProblemReport& problem, std::size_t done) const {
+    TuneProgress progress;
+    progress.done = done;
+    progress.total = open_.size();
+    progress.family = problem.family;
+    progress.problem = problem.problem;
+    progress.tried = problem.search.num_measured + problem.search.num_failed;
+    progress.candidates = problem.configs.size();
+    progress.best_us = problem.record.median_us;
+    progress.default_us = problem.record.default_us;
+    const double to_come = static_cast<double>(open_.size() - done) / static_cast<double>(done);
+    progress.seconds_left =
+        end_ ? std::max(0.0, std::chrono::duration<double>(*end_ - Clock::now()).count())
+             : seconds_since(start_) * to_come;
+    progress.finished = &problem;
+    return progress;
   }
 
   void look_ahead(std::size_t index) {

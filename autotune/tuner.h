@@ -6,6 +6,7 @@
 
 #include "autotune/kernel_library.h"
 #include "autotune/search.h"
+#include "autotune/tune_progress.h"
 
 namespace quern {
 
@@ -29,17 +30,12 @@ struct ProblemReport {
 /// "tuned", "recorded", "failed", "out_of_time".
 std::string_view name(ProblemReport::Outcome outcome);
 
-struct TuneProgress {
-  std::size_t done = 0, total = 0;  // problems
-  const ProblemReport& latest;
-};
-
 struct TuneOptions {
   bool force = false;          // measure again what has a record
   double budget_seconds = 0;   // 0 = no limit; time that a problem leaves unused goes to the others
   SearchOptions search;        // its deadline is set from the budget
   double warm_up_seconds = 1;  // of load before the first timing, for the clocks to settle
-  /// Called after every problem, on the calling thread.
+  /// Called on the calling thread.
   std::function<void(const TuneProgress&)> progress;
 };
 

@@ -1,8 +1,10 @@
 #include "model/cli.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
@@ -185,21 +187,28 @@ void note_text(std::string_view text) {
 ProgressLine::ProgressLine(const Common& common)
     : terminal_(common.terminal), last_(common.terminal ? 0 : seconds_now()) {}
 
+std::size_t ProgressLine::width() {
+  winsize window{};
+  const bool known = ioctl(STDERR_FILENO, TIOCGWINSZ, &window) == 0 && window.ws_col > 1;
+  return known ? window.ws_col - 1U : 79U;  // text in the last column would wrap
+}
+
 void ProgressLine::update(const std::string& text) {
   const double now = seconds_now();
   if (!terminal_) {
     if (now - last_ < 5) return;
     note("{}\n", text);
   } else {
-    if (now - last_ < 0.05) return;
-    note("\r{:<{}}", text, shown_);
-    shown_ = text.size();
+    if (now - last_ < 0.1) return;
+    const std::string_view cut = std::string_view(text).substr(0, width());
+    note("\r{:<{}}", cut, std::min(shown_, width()));
+    shown_ = cut.size();
   }
   last_ = now;
 }
 
 void ProgressLine::clear() {
-  if (terminal_ && shown_ > 0) note("\r{:<{}}\r", "", shown_);
+  if (terminal_ && shown_ > 0) note("\r{:<{}}\r", "", std::min(shown_, width()));
   shown_ = 0;
 }
 

@@ -52,13 +52,15 @@ void note(fmt::format_string<Args...> format, Args&&... args) {
 CLI::Validator number_between(double low, double high);
 /// One JSON document on stdout.
 void print_json(const ordered_json& document);
-/// A line on stderr that the next one overwrites on a terminal; elsewhere plain lines, one every
-/// few seconds.
+/// A line on stderr that the next one overwrites on a terminal, ten times a second at most and cut
+/// to its width; elsewhere plain lines, one every few seconds.
 class ProgressLine {
  public:
   explicit ProgressLine(const Common& common);
   ~ProgressLine();
   void update(const std::string& text);
+  /// The columns that a line may have now; the user may have resized the window.
+  static std::size_t width();
   /// Takes the line away, before other output.
   void clear();
 

@@ -9,6 +9,7 @@
 #include "model/forward.h"
 #include "model/gpu_session.h"
 #include "model/table.h"
+#include "model/tune_progress_text.h"
 #include "runtime/base/error.h"
 #include "templates/embedded.h"
 
@@ -26,19 +27,16 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
                               const std::vector<KernelRequest>& requests, TuneOptions options) {
   ProgressLine line(common);
   options.progress = [&](const TuneProgress& progress) {
-    const ProblemReport& latest = progress.latest;
-    std::string text = fmt::format("tuning {}/{}  {} {}", progress.done, progress.total,
-                                   latest.family, to_text(latest.problem));
-    if (latest.outcome == ProblemReport::Outcome::tuned)
-      text += fmt::format(
-          "  {:.1f} us ({:.2f}x the default)", latest.record.median_us,
-          latest.record.median_us > 0 ? latest.record.default_us / latest.record.median_us : 0.0);
-    line.update(text);
+    if (common.terminal) line.update(progress_text(progress, ProgressLine::width()));
+    if (!progress.finished) return;
+    if (!common.terminal) note("{}\n", finished_text(progress));
     if (!common.verbose) return;
-    for (const Trial& trial : latest.search.trials)
+    line.clear();
+    const ProblemReport& problem = *progress.finished;
+    for (const Trial& trial : problem.search.trials)
       note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
            trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
-           to_text(latest.configs[trial.candidate]),
+           to_text(problem.configs[trial.candidate]),
            trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
   };
   return tune(library, requests, options);

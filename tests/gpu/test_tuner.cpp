@@ -75,8 +75,10 @@ TEST_CASE("tuning gates what is wrong, records the winner, and the second run co
       std::size_t num_calls = 0;
       TuneOptions options = quick();
       options.progress = [&](const TuneProgress& progress) {
-        ++num_calls;
         CHECK_EQ(progress.total, 1);
+        if (!progress.finished) return;
+        ++num_calls;
+        CHECK_EQ(name(progress.finished->outcome), "tuned");
       };
       const TuneReport report = tune(library, requests, options);
       CHECK_EQ(num_calls, 1);
