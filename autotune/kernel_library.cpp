@@ -11,14 +11,6 @@
 #include "runtime/base/log.h"
 
 namespace quern {
-namespace {
-
-std::string key_of(std::string_view family, const Params& problem) {
-  return fmt::format("{} {}", family, to_key(problem));
-}
-
-}  // namespace
-
 struct BoundKernel::Kernel {
   const Family& family;
   Params problem, config;
@@ -84,37 +76,11 @@ BoundKernel ReadyKernel::bind(const Params& problem) const {
   return bound;
 }
 
-bool same_model(const ordered_json& a, const ordered_json& b) {
-  const auto model = [](const ordered_json& fingerprint) {
-    json out = fingerprint;
-    if (out.is_object()) {
-      out.erase("driver");
-      out.erase("power_limit_w");
-    }
-    return out;
-  };
-  return model(a) == model(b);
-}
-
 KernelLibrary::KernelLibrary(const Context& context, FamilyRegistry families,
                              KernelLibraryOptions options)
-    : context_(context),
-      arch_(context.device().arch()),
-      families_(std::move(families)),
-      options_(std::move(options)),
-      nvrtc_(options_.library_dirs),
-      images_(options_.cache_root),
-      records_(options_.cache_root, context.device().fingerprint()) {
-  const std::string own = fingerprint_hash(records_.fingerprint());
-  for (TuningRecord& record : all_records(options_.cache_root))
-    if (fingerprint_hash(record.fingerprint) != own) {
-      std::string key = key_of(record.family, record.problem);
-      foreign_.emplace(std::move(key), std::move(record));
-    }
-  if (records_.num_damaged() > 0)
-    log(LogLevel::warning,
-        fmt::format("{} damaged tuning records are ignored", records_.num_damaged()));
-}
+    : KernelCatalog(context.device().arch(), context.device().fingerprint(), std::move(families),
+                    std::move(options)),
+      context_(context) {}
 
 CublasLt* KernelLibrary::cublas() {
   if (!std::exchange(cublas_tried_, true)) {
@@ -129,52 +95,13 @@ CublasLt* KernelLibrary::cublas() {
 
 std::optional<std::string> KernelLibrary::refusal(const Family& family, const Params& problem,
                                                   const Params& config) {
-  if (auto reason = quern::refusal(family, problem, config, arch_)) return reason;
+  if (auto reason = KernelCatalog::refusal(family, problem, config)) return reason;
   if (!family.is_library(config)) return std::nullopt;
   if (!cublas()) return "cuBLASLt is not installed";
   const LibraryMatmul m = family.library_matmul(problem, config);
   const int offered = cublas()->num_algorithms({m.m, m.n, m.k, m.input, m.output}, m.rank + 1);
   if (m.rank >= offered) return fmt::format("cuBLASLt offers only {} algorithms", offered);
   return std::nullopt;
-}
-
-Params KernelLibrary::default_config(const Family& family, const Params& problem) {
-  if (auto reason = family.unsupported(problem, arch_))
-    throw InputError(
-        fmt::format("{} {} is not supported: {}", family.name(), to_text(problem), *reason));
-  for (const Params& config : family.candidates(problem, arch_))
-    if (!refusal(family, problem, config)) return config;
-  throw InputError(fmt::format("{} {} has no kernel on this GPU", family.name(), to_text(problem)));
-}
-
-std::optional<TuningRecord> KernelLibrary::valid_record(const Family& family,
-                                                        const Params& problem) {
-  auto record = records_.find(std::string(family.name()), bucketed(family, problem));
-  if (!record || record->imported) return std::nullopt;
-  if (refusal(family, record->problem, record->config)) return std::nullopt;
-  if (record->template_hash !=
-      template_hash(family, record->problem, record->config, arch_, families_.templates()))
-    return std::nullopt;
-  return record;
-}
-
-std::vector<Params> KernelLibrary::seeds(const Family& family, const Params& problem) {
-  const std::string key = key_of(family.name(), bucketed(family, problem));
-  std::vector<const TuningRecord*> found;
-  const auto own = records_.find(std::string(family.name()), bucketed(family, problem));
-  if (own) found.push_back(&*own);
-  const std::size_t num_own = found.size();
-  const auto [first, last] = foreign_.equal_range(key);
-  for (auto entry = first; entry != last; ++entry) found.push_back(&entry->second);
-  std::stable_partition(found.begin() + static_cast<long>(num_own), found.end(),
-                        [&](const TuningRecord* record) {
-                          return same_model(record->fingerprint, records_.fingerprint());
-                        });
-  std::vector<Params> configs;
-  for (const TuningRecord* record : found)
-    if (!refusal(family, bucketed(family, problem), record->config))
-      configs.push_back(record->config);
-  return configs;
 }
 
 std::optional<TuningRecord> KernelLibrary::adopt(const Family& family, const Params& problem) {
@@ -222,17 +149,9 @@ std::optional<TuningRecord> KernelLibrary::find_record(const Family& family,
   return adopt(family, problem);
 }
 
-void KernelLibrary::count(const CompiledKernel& compiled) {
-  ++(compiled.from_cache ? counts_.image_hits : counts_.compiled);
-}
-
 const TrialTools& KernelLibrary::trial_tools() {
   if (!trial_tools_) trial_tools_ = std::make_shared<const TrialTools>(*this);
   return *trial_tools_;
-}
-
-CompileFarm KernelLibrary::make_farm() const {
-  return CompileFarm(nvrtc_, &images_, families_.templates(), options_.compile_threads);
 }
 
 std::shared_ptr<const Module> KernelLibrary::module_of(const CompiledKernel& compiled) {
@@ -337,7 +256,7 @@ void KernelLibrary::forget(const Family& family, const Params& problem) {
 }
 
 void KernelLibrary::record(const TuningRecord& record) {
-  records_.append(record);
+  KernelCatalog::record(record);
   ready_.erase(key_of(record.family, record.problem));
 }
 

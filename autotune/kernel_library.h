@@ -1,6 +1,5 @@
 #pragma once
 #include <cstddef>
-#include <filesystem>
 #include <map>
 #include <memory>
 #include <optional>
@@ -9,13 +8,8 @@
 #include <string_view>
 #include <vector>
 
-#include "autotune/problem.h"
-#include "autotune/registry.h"
+#include "autotune/kernel_catalog.h"
 #include "autotune/workspace.h"
-#include "cache/image_store.h"
-#include "cache/record_store.h"
-#include "compiler/compile_farm.h"
-#include "compiler/nvrtc.h"
 #include "runtime/cublaslt.h"
 #include "runtime/device.h"
 #include "runtime/module.h"
@@ -23,12 +17,6 @@
 namespace quern {
 
 class TrialTools;
-
-/// One problem of one family.
-struct KernelRequest {
-  std::string family;
-  Params problem;
-};
 
 /// A kernel fitted to one set of actual sizes, for launching it many times. Cheap to copy; valid as
 /// long as its KernelLibrary.
@@ -88,22 +76,6 @@ class ReadyKernel {
   std::shared_ptr<const Kernel> kernel_;
 };
 
-/// What a library has done so far.
-struct KernelCounts {
-  std::size_t compiled = 0;     // images built by NVRTC
-  std::size_t image_hits = 0;   // images found in the cache
-  std::size_t tuned = 0;        // problems served from a record
-  std::size_t defaulted = 0;    // problems served by a default
-  std::size_t gate_failed = 0;  // records of elsewhere that gave wrong results here
-};
-
-struct KernelLibraryOptions {
-  std::filesystem::path cache_root;
-  /// Searched first for libnvrtc and libcublasLt.
-  std::vector<std::string> library_dirs;
-  int compile_threads = 0;  // 0 = one per processor
-};
-
 /// From problem to kernel: looks up what tuning found, compiles through the cache, loads. Owns
 /// NVRTC, cuBLASLt, both stores and the loaded modules. Use it on the thread of its context.
 ///
@@ -114,7 +86,7 @@ struct KernelLibraryOptions {
 ///      or power limit: its kernel must first pass the correctness gate here, and is then recorded
 ///      as this GPU's own;
 ///   3. else the family's default, which works for every supported problem.
-class KernelLibrary {
+class KernelLibrary : public KernelCatalog {
  public:
   /// `context` must outlive the library. Throws DeviceError if NVRTC is missing, InputError if the
   /// cache folder cannot serve. Without cuBLASLt, configs that name its routines are passed over.
@@ -136,32 +108,14 @@ class KernelLibrary {
   void serve(const Family& family, const Params& problem, const Params& config);
   void forget(const Family& family, const Params& problem);
 
-  /// Why `config` cannot be used here, or nothing: the family's reasons, and absence of a library.
   std::optional<std::string> refusal(const Family& family, const Params& problem,
-                                     const Params& config);
-  /// The family's first candidate that can be used here. Throws InputError if there is none.
-  Params default_config(const Family& family, const Params& problem);
-  /// A record that get() would use without a further look: of this GPU, up to date, gated.
-  std::optional<TuningRecord> valid_record(const Family& family, const Params& problem);
-  /// Configs recorded for this problem that are no valid record: of other GPUs, of older templates,
-  /// imported. Starting points for the tuner; legal here, most trusted first.
-  std::vector<Params> seeds(const Family& family, const Params& problem);
+                                     const Params& config) override;
   /// Keeps a result; get() serves it from now on.
-  void record(const TuningRecord& record);
+  void record(const TuningRecord& record) override;
 
   const Context& context() const { return context_; }
-  const Arch& arch() const { return arch_; }
-  const FamilyRegistry& families() const { return families_; }
-  const Nvrtc& nvrtc() const { return nvrtc_; }
-  ImageStore& images() { return images_; }
-  const RecordStore& records() const { return records_; }
-  const KernelCounts& counts() const { return counts_; }
   /// Made on first use.
   const TrialTools& trial_tools();
-  /// Notes what a compile farm of the caller's did.
-  void count(const CompiledKernel& compiled);
-  /// A farm on this library's NVRTC and image store.
-  CompileFarm make_farm() const;
 
  private:
   CublasLt* cublas();
@@ -172,13 +126,6 @@ class KernelLibrary {
   std::optional<TuningRecord> adopt(const Family& family, const Params& problem);
 
   const Context& context_;
-  Arch arch_;
-  FamilyRegistry families_;
-  KernelLibraryOptions options_;
-  Nvrtc nvrtc_;
-  mutable ImageStore images_;
-  RecordStore records_;
-  std::multimap<std::string, TuningRecord> foreign_;  // of other GPUs, by family and problem
   std::unique_ptr<CublasLt> cublas_;
   bool cublas_tried_ = false;
   std::shared_ptr<const TrialTools> trial_tools_;
@@ -189,10 +136,6 @@ class KernelLibrary {
   };
   std::map<std::string, Loaded> modules_;     // by image key
   std::map<std::string, ReadyKernel> ready_;  // by family and bucketed problem
-  KernelCounts counts_;
 };
-
-/// True if both fingerprints name the same model of GPU: all is equal but driver and power limit.
-bool same_model(const ordered_json& a, const ordered_json& b);
 
 }  // namespace quern

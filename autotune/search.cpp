@@ -228,6 +228,9 @@ class Search {
         break;
       case TrialStatus::skipped:
         break;
+      case TrialStatus::blocked:
+        ++result_.num_blocked;
+        break;
       default:
         ++result_.num_failed;
     }
@@ -255,10 +258,22 @@ std::string_view name(TrialStatus status) {
       return "wrong_result";
     case TrialStatus::unstable_result:
       return "unstable_result";
+    case TrialStatus::faulted:
+      return "faulted";
+    case TrialStatus::timed_out:
+      return "timed_out";
+    case TrialStatus::blocked:
+      return "blocked";
     case TrialStatus::skipped:
       return "skipped";
   }
   return "unknown";
+}
+
+std::optional<TrialStatus> parse_trial_status(std::string_view text) {
+  for (int i = 0; i <= static_cast<int>(TrialStatus::skipped); ++i)
+    if (const auto status = static_cast<TrialStatus>(i); name(status) == text) return status;
+  return std::nullopt;
 }
 
 std::string_view name(SearchStrategy strategy) {

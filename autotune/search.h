@@ -18,10 +18,14 @@ enum class TrialStatus {
   launch_failed,    // the driver refused or reported an error
   wrong_result,     // an output off by more than the tolerance, NaN, or a write out of bounds
   unstable_result,  // two runs on equal inputs differ: a race
+  faulted,          // it took its process down: illegal address, trap, a crash
+  timed_out,        // it did not end
+  blocked,          // not tried, since it failed here before
   skipped,          // the deadline or the limit of compiles came first
 };
 /// "wrong_result", ...: the spelling of reports.
 std::string_view name(TrialStatus status);
+std::optional<TrialStatus> parse_trial_status(std::string_view text);
 
 /// A status with its reason; `error` is the worst error of an output as a fraction of the
 /// tolerance.
@@ -100,7 +104,8 @@ struct SearchResult {
   double default_us = 0;              // the default's in the same race; 0 if it failed
   double error = 0;                   // the winner's at the gate
   std::vector<Trial> trials;          // one for every candidate, in order
-  std::size_t num_compiled = 0, num_measured = 0, num_rejected = 0, num_failed = 0;
+  std::size_t num_compiled = 0, num_measured = 0, num_rejected = 0, num_failed = 0,
+              num_blocked = 0;
 };
 
 /// Finds the fastest of `num_candidates`:

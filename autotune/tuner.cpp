@@ -6,13 +6,15 @@
 #include <algorithm>
 #include <chrono>
 #include <ctime>
+#include <exception>
 #include <map>
+#include <mutex>
 #include <optional>
-#include <set>
+#include <thread>
 #include <utility>
 
-#include "autotune/gate.h"
-#include "autotune/meter.h"
+#include "autotune/device_bench.h"
+#include "autotune/problem_trials.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -31,275 +33,163 @@ std::string utc_now() {
   return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
 }
 
-/// The outcomes of a farm by ticket.
-class Compiles {
- public:
-  explicit Compiles(KernelLibrary& library) : library_(library), farm_(library.make_farm()) {}
-  ~Compiles() { farm_.cancel(); }
-  Compiles(const Compiles&) = delete;
-  Compiles& operator=(const Compiles&) = delete;
+/// Microseconds that a step spends on a problem at best, roughly: what share of a budget it is worth.
+double weight_of(const Family& family, const KernelRequest& request) {
+  constexpr double kBytesPerUs = 3e6, kFlopsPerUs = 5e8, kLaunchUs = 1;
+  const Cost cost = family.cost(request.problem);
+  return std::max(request.launches, 1e-3) *
+         (kLaunchUs + std::max(cost.bytes / kBytesPerUs, cost.flops / kFlopsPerUs));
+}
 
-  std::size_t submit(CompileRequest request) { return farm_.submit(std::move(request)); }
-  /// Waits. The outcome is handed over once.
-  CompileOutcome take(std::size_t ticket) {
-    while (!outcomes_.contains(ticket)) {
-      auto outcome = farm_.next();
-      if (!outcome) throw Error("a compile was lost");
-      if (outcome->kernel) library_.count(*outcome->kernel);
-      const std::size_t key = outcome->ticket;
-      outcomes_.emplace(key, *std::move(outcome));
-    }
-    return std::move(outcomes_.extract(ticket).mapped());
-  }
-  /// Drops what has not begun and counts what has been compiled for nobody.
-  void finish() {
-    farm_.cancel();
-    while (auto outcome = farm_.next())
-      if (outcome->kernel) library_.count(*outcome->kernel);
-  }
-
- private:
-  KernelLibrary& library_;
-  CompileFarm farm_;
-  std::map<std::size_t, CompileOutcome> outcomes_;
-};
-
-/// One problem with its candidates and, once submitted, their compiles.
-class Candidates {
- public:
-  Candidates(KernelLibrary& library, const KernelRequest& request)
-      : family_(library.families().at(request.family)), problem_(request.problem) {
-    const Params first = library.default_config(family_, problem_);
-    add(first);
-    for (const Params& config : library.seeds(family_, problem_)) add(config);
-    for (const Params& config : family_.candidates(problem_, library.arch())) add(config);
-    for (const Params& config : configs_)
-      refusals_.push_back(library.refusal(family_, problem_, config));
-    submitted_.resize(configs_.size());
-    tickets_.resize(configs_.size());
-  }
-  Candidates(Candidates&&) = default;
-
-  const Family& family() const { return family_; }
-  const Params& problem() const { return problem_; }
-  const std::vector<Params>& configs() const { return configs_; }
-  const std::optional<std::string>& refusal(std::size_t i) const { return refusals_[i]; }
-
-  /// Begins the compiles of the oracle's kernel, if the oracle is one, and of the candidates that
-  /// the search will ask for.
-  void submit_ahead(const Arch& arch, const SearchOptions& options, Compiles& compiles) {
-    if (const Params reference = family_.reference_config(problem_); !reference.is_null())
-      reference_ticket_ = compiles.submit(compile_request(family_, problem_, reference, arch));
-    std::vector<std::size_t> eligible;
-    for (std::size_t i = 0; i < configs_.size(); ++i)
-      if (!refusals_[i]) eligible.push_back(i);
-    submit(arch, choose_candidates(std::move(eligible), options), compiles);
-  }
-  /// Begins the compiles of those that have not begun.
-  void submit(const Arch& arch, std::span<const std::size_t> chosen, Compiles& compiles) {
-    for (const std::size_t i : chosen) {
-      if (submitted_[i]) continue;
-      submitted_[i] = true;
-      if (!family_.is_library(configs_[i]))
-        tickets_[i] = compiles.submit(compile_request(family_, problem_, configs_[i], arch));
-    }
-  }
-  std::optional<std::size_t> ticket(std::size_t i) const { return tickets_[i]; }
-  /// Waits for the oracle's kernel, if the oracle is one, and loads it. Throws CompileError.
-  void load_reference(KernelLibrary& library, Compiles& compiles) const {
-    if (!reference_ticket_) return;
-    const CompileOutcome outcome = compiles.take(*reference_ticket_);
-    if (!outcome.kernel) throw CompileError(outcome.error, outcome.log);
-    library.load(family_, problem_, family_.reference_config(problem_), *outcome.kernel);
-  }
-
- private:
-  void add(const Params& config) {
-    if (known_.insert(to_key(config)).second) configs_.push_back(config);
-  }
-
-  const Family& family_;
-  Params problem_;
-  std::vector<Params> configs_;
-  std::set<std::string> known_;
-  std::vector<std::optional<std::string>> refusals_;
-  std::vector<std::optional<std::size_t>> tickets_;
-  std::optional<std::size_t> reference_ticket_;
-  std::vector<bool> submitted_;
-};
-
-/// Trials of one problem on this process's GPU.
-class DeviceRunner : public TrialRunner {
- public:
-  DeviceRunner(KernelLibrary& library, Candidates& candidates, Compiles& compiles)
-      : library_(library),
-        candidates_(candidates),
-        compiles_(compiles),
-        gates_(library, candidates.family(), candidates.problem(), stream_),
-        meter_(library.context(), gates_.main(), stream_),
-        kernels_(candidates.configs().size()) {}
-
-  std::optional<std::string> reject_reason(std::size_t i) override {
-    return candidates_.refusal(i);
-  }
-
-  /// All of them begun by then, as the problem came into sight; should the lists ever differ, this
-  /// one holds.
-  void announce(std::span<const std::size_t> chosen) override {
-    candidates_.submit(library_.arch(), chosen, compiles_);
-  }
-
-  Verdict compile(std::size_t i) override {
-    if (kernels_[i]) return {};
-    const Params& config = candidates_.configs()[i];
-    try {
-      if (const auto ticket = candidates_.ticket(i)) {
-        const CompileOutcome outcome = compiles_.take(*ticket);
-        if (!outcome.kernel) return {TrialStatus::compile_failed, outcome.error, 0};
-        kernels_[i] =
-            library_.load(candidates_.family(), candidates_.problem(), config, *outcome.kernel);
-      } else {
-        kernels_[i] = library_.load(candidates_.family(), candidates_.problem(), config);
-      }
-    } catch (const CudaError& error) {
-      return {TrialStatus::launch_failed, error.what(), 0};
-    }
-    return {};
-  }
-
-  Verdict gate(std::size_t i) override { return gates_.check(*kernels_[i]); }
-
-  Verdict measure(std::size_t i, int num_samples, std::vector<double>& samples_us) override {
-    try {
-      meter_.measure(i, *kernels_[i], num_samples, samples_us);
-    } catch (const CudaError& error) {
-      library_.context().synchronize();  // throws if the GPU is lost: nothing can go on then
-      return {TrialStatus::launch_failed, error.what(), 0};
-    }
-    return {};
-  }
-
-  /// Keeps the GPU busy with the default for the clocks to settle.
-  void warm_up(double seconds) {
-    if (candidates_.refusal(0) || compile(0).status != TrialStatus::ok) return;
-    if (gate(0).status != TrialStatus::ok) return;
-    const auto start = Clock::now();
-    for (std::vector<double> ignored; seconds_since(start) < seconds;)
-      if (measure(0, 8, ignored).status != TrialStatus::ok) return;
-  }
-
- private:
-  KernelLibrary& library_;
-  Candidates& candidates_;
-  Compiles& compiles_;
-  Stream stream_;
-  Gates gates_;
-  Meter meter_;
-  std::vector<std::optional<ReadyKernel>> kernels_;
-};
-
-/// One tune() in progress.
+/// One tune() in progress. Each bench has a thread that takes one open problem after another, the
+/// weightiest first; the first bench's is the caller's own.
 class Tuner {
  public:
-  Tuner(KernelLibrary& library, const TuneOptions& options)
-      : library_(library), options_(options), compiles_(library) {
+  Tuner(KernelCatalog& catalog, std::span<TrialBench* const> benches, const TuneOptions& options)
+      : options_(options),
+        benches_(benches.begin(), benches.end()),
+        stores_{{}, catalog, TrialLog(catalog.images().root(), catalog.fingerprint())},
+        compiles_(catalog) {
     if (options_.budget_seconds > 0)
       end_ = start_ + std::chrono::duration_cast<Clock::duration>(
                           std::chrono::duration<double>(std::min(options_.budget_seconds, 1e8)));
   }
 
   TuneReport run(std::span<const KernelRequest> requests) {
-    const std::size_t compiled_before = library_.counts().compiled;
+    const std::size_t compiled_before = catalog().counts().compiled;
     collect(requests);
-    for (std::size_t turn = 0; turn < open_.size(); ++turn) {
-      ProblemReport& problem = report_.problems[open_[turn]];
-      const auto start = Clock::now();
-      if (turn == 0 || !end_ || start < *end_) {
-        for (std::size_t i = turn; i < std::min(turn + 1 + kLookAhead, open_.size()); ++i)
-          look_ahead(open_[i]);
-        tune_one(open_[turn], deadline(open_.size() - turn));
-      }
-      problem.seconds = seconds_since(start);
-      candidates_.erase(open_[turn]);
-      if (options_.progress) options_.progress(progress_after(problem, turn + 1));
-    }
+    std::vector<std::thread> others;
+    for (std::size_t i = 1; i < std::min(benches_.size(), open_.size()); ++i)
+      others.emplace_back([this, i] { work(*benches_[i]); });
+    work(*benches_.front());
+    for (std::thread& thread : others) thread.join();
+    if (failure_) std::rethrow_exception(failure_);
     compiles_.finish();
-    report_.compiled = library_.counts().compiled - compiled_before;
+    report_.compiled = catalog().counts().compiled - compiled_before;
     report_.seconds = seconds_since(start_);
     return std::move(report_);
   }
 
  private:
+  struct Open {
+    std::size_t index = 0;  // of the report
+    double weight = 0;
+  };
+
+  KernelCatalog& catalog() { return stores_.catalog; }
+
   /// The distinct problems, and which of them have to be tuned.
   void collect(std::span<const KernelRequest> requests) {
-    std::set<std::string> known;
+    std::map<std::string, std::size_t> known;  // place among the open ones, or beyond
     for (const KernelRequest& request : requests) {
-      const Family& family = library_.families().at(request.family);
+      const Family& family = catalog().families().at(request.family);
       ProblemReport problem;
       problem.family = request.family;
       problem.problem = bucketed(family, request.problem);
-      if (!known.insert(request.family + " " + to_key(problem.problem)).second) continue;
-      if (auto record = library_.valid_record(family, problem.problem); record && !options_.force) {
+      const double weight = weight_of(family, {request.family, problem.problem, request.launches});
+      const auto [place, is_new] =
+          known.emplace(request.family + " " + to_key(problem.problem), open_.size());
+      if (!is_new) {
+        if (place->second < open_.size()) open_[place->second].weight += weight;
+        continue;
+      }
+      if (auto record = catalog().valid_record(family, problem.problem);
+          record && !options_.force) {
         problem.outcome = Outcome::recorded;
         problem.record = *std::move(record);
+        place->second = requests.size();
       } else {
-        open_.push_back(report_.problems.size());
+        open_.push_back({report_.problems.size(), weight});
       }
       report_.problems.push_back(std::move(problem));
     }
+    std::stable_sort(open_.begin(), open_.end(),
+                     [](const Open& a, const Open& b) { return a.weight > b.weight; });
+    for (const Open& open : open_) weight_left_ += open.weight;
   }
 
-  /// An equal share of what is left of the budget for each problem that is left.
-  Clock::time_point deadline(std::size_t num_left) const {
+  void work(TrialBench& bench) {
+    bool warm = false;
+    while (const auto turn = next_turn()) {
+      ProblemReport& problem = report_.problems[open_[*turn].index];
+      const auto start = Clock::now();
+      try {
+        if (*turn == 0 || !end_ || start < *end_)
+          tune_one(problem, bench, deadline_of(*turn), std::exchange(warm, true));
+      } catch (...) {
+        const std::lock_guard lock(mutex_);
+        if (!failure_) failure_ = std::current_exception();
+        return;
+      }
+      problem.seconds = seconds_since(start);
+      const std::lock_guard lock(mutex_);
+      weight_left_ -= open_[*turn].weight;
+      candidates_.erase(open_[*turn].index);
+      ++done_;
+      if (options_.progress) options_.progress(progress_after(problem));
+    }
+  }
+
+  /// The place of the next open problem, the compiles of those after it being under way.
+  std::optional<std::size_t> next_turn() {
+    const std::lock_guard lock(mutex_);
+    if (next_ >= open_.size() || failure_) return std::nullopt;
+    for (std::size_t i = next_; i < std::min(next_ + 1 + kLookAhead, open_.size()); ++i)
+      look_ahead(open_[i].index);
+    return next_++;
+  }
+
+  /// The problem's share of what is left of the budget, by weight.
+  Clock::time_point deadline_of(std::size_t turn) {
     if (!end_) return Clock::time_point::max();
-    return Clock::now() + (*end_ - Clock::now()) / static_cast<long>(num_left);
+    const std::lock_guard lock(mutex_);
+    const auto left = std::chrono::duration<double>(*end_ - Clock::now());
+    const double share = std::min(
+        1.0, open_[turn].weight * static_cast<double>(benches_.size()) / weight_left_);
+    return Clock::now() + std::chrono::duration_cast<Clock::duration>(left * share);
   }
 
-  TuneProgress progress_after(const ProblemReport& problem, std::size_t done) const {
-    TuneProgress progress;
-    progress.done = done;
-    progress.total = open_.size();
-    progress.family = problem.family;
-    progress.problem = problem.problem;
-    progress.tried = problem.search.num_measured + problem.search.num_failed;
-    progress.candidates = problem.configs.size();
-    progress.best_us = problem.record.median_us;
-    progress.default_us = problem.record.default_us;
-    const double to_come = static_cast<double>(open_.size() - done) / static_cast<double>(done);
-    progress.seconds_left =
-        end_ ? std::max(0.0, std::chrono::duration<double>(*end_ - Clock::now()).count())
-             : seconds_since(start_) * to_come;
-    progress.finished = &problem;
-    return progress;
-  }
-
+  /// Call with the mutex held.
   void look_ahead(std::size_t index) {
     if (candidates_.contains(index)) return;
     ProblemReport& problem = report_.problems[index];
     try {
+      const std::lock_guard lock(stores_.mutex);
       Candidates& candidates =
-          candidates_.emplace(index, Candidates(library_, {problem.family, problem.problem}))
+          candidates_.try_emplace(index, catalog(), KernelRequest{problem.family, problem.problem})
               .first->second;
-      candidates.submit_ahead(library_.arch(), options_.search, compiles_);
+      candidates.submit_ahead(catalog().arch(), options_.search, compiles_);
     } catch (const InputError& error) {
       problem.reason = error.what();
     }
   }
 
-  void tune_one(std::size_t index, Clock::time_point deadline) {
-    ProblemReport& problem = report_.problems[index];
+  Candidates* candidates_of(const ProblemReport& problem) {
+    const std::lock_guard lock(mutex_);
+    const auto found =
+        candidates_.find(static_cast<std::size_t>(&problem - report_.problems.data()));
+    return found == candidates_.end() ? nullptr : &found->second;
+  }
+
+  void tune_one(ProblemReport& problem, TrialBench& bench, Clock::time_point deadline, bool warm) {
     problem.outcome = Outcome::failed;
-    const auto found = candidates_.find(index);
-    if (found == candidates_.end()) return;
-    Candidates& candidates = found->second;
-    problem.configs = candidates.configs();
+    Candidates* const candidates = candidates_of(problem);
+    if (!candidates) return;
+    problem.configs = candidates->configs();
     try {
-      candidates.load_reference(library_, compiles_);
-      DeviceRunner runner(library_, candidates, compiles_);
-      if (!std::exchange(warm_, true)) runner.warm_up(options_.warm_up_seconds);
+      candidates->wait_for_reference(compiles_);
+      ProblemTrials trials(stores_, *candidates, compiles_, bench,
+                           [&](const ProblemTrials& now) { report_step(problem, now); });
+      if (!warm) trials.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;
       search_options.deadline = deadline;
-      problem.search = search(candidates.configs().size(), runner, search_options);
+      problem.search = search(candidates->configs().size(), trials, search_options);
+      problem.num_resumed = trials.num_resumed();
+      tell_blocked(*candidates, problem.search);
+      if (problem.search.winner && options_.energy) {
+        problem.energy_mj = bench.energy_mj(*problem.search.winner);
+        if (problem.search.default_us > 0) problem.default_energy_mj = bench.energy_mj(0);
+      }
     } catch (const OutOfMemoryError& error) {
       problem.reason = error.what();
       return;
@@ -309,14 +199,26 @@ class Tuner {
       problem.reason = error.what();
       return;
     }
+    const std::lock_guard lock(mutex_);
     report_.measured += problem.search.num_measured;
     report_.rejected += problem.search.num_rejected;
     report_.failed += problem.search.num_failed;
-    if (!problem.search.winner) {
+    report_.blocked += problem.search.num_blocked;
+    if (problem.search.winner)
+      keep(*candidates, problem);
+    else
       problem.reason = problem.search.trials.front().verdict.reason;
-      return;
+  }
+
+  /// The search knows refusals of one kind only.
+  static void tell_blocked(const Candidates& candidates, SearchResult& result) {
+    for (Trial& trial : result.trials) {
+      const auto& refusal = candidates.refusal(trial.candidate);
+      if (!refusal || refusal->status != TrialStatus::blocked) continue;
+      trial.verdict = *refusal;
+      --result.num_rejected;
+      ++result.num_blocked;
     }
-    keep(candidates, problem);
   }
 
   void keep(const Candidates& candidates, ProblemReport& problem) {
@@ -325,28 +227,76 @@ class Tuner {
     record.family = problem.family;
     record.problem = problem.problem;
     record.config = problem.configs[*result.winner];
-    record.template_hash = template_hash(candidates.family(), record.problem, record.config,
-                                         library_.arch(), library_.families().templates());
-    record.fingerprint = library_.records().fingerprint();
+    record.template_hash =
+        catalog().template_hash_of(candidates.family(), record.problem, record.config);
+    record.fingerprint = catalog().fingerprint();
     record.median_us = result.timing.median_us;
     record.spread_us = result.timing.spread_us;
     record.num_samples = result.timing.num_samples;
     record.default_us = result.default_us;
     record.error = std::min(result.error, 1.0);
     record.measured_at = utc_now();
-    library_.record(record);
+    record.nvrtc = catalog().nvrtc().version();
+    record.energy_mj = problem.energy_mj;
+    const std::lock_guard lock(stores_.mutex);
+    catalog().record(record);
+    stores_.log.forget(record.family, record.problem);
     problem.outcome = Outcome::tuned;
+    if (options_.on_record) options_.on_record(record);
   }
 
-  KernelLibrary& library_;
+  void report_step(const ProblemReport& problem, const ProblemTrials& trials) {
+    if (!options_.progress) return;
+    const std::lock_guard lock(mutex_);
+    TuneProgress progress = progress_of(problem);
+    progress.tried = trials.num_tried();
+    progress.best_us = trials.best_us();
+    progress.default_us = trials.default_us();
+    options_.progress(progress);
+  }
+
+  /// Call with the mutex held.
+  TuneProgress progress_of(const ProblemReport& problem) const {
+    TuneProgress progress;
+    progress.done = done_;
+    progress.total = open_.size();
+    progress.family = problem.family;
+    progress.problem = problem.problem;
+    progress.candidates = problem.configs.size();
+    progress.compile_queue = compiles_.num_waiting();
+    if (end_)
+      progress.seconds_left =
+          std::max(0.0, std::chrono::duration<double>(*end_ - Clock::now()).count());
+    else if (done_ > 0)
+      progress.seconds_left = seconds_since(start_) *
+                              static_cast<double>(open_.size() - done_) /
+                              static_cast<double>(done_);
+    return progress;
+  }
+
+  /// Call with the mutex held.
+  TuneProgress progress_after(const ProblemReport& problem) const {
+    TuneProgress progress = progress_of(problem);
+    progress.tried = problem.search.num_measured + problem.search.num_failed;
+    progress.best_us = problem.record.median_us;
+    progress.default_us = problem.record.default_us;
+    progress.finished = &problem;
+    return progress;
+  }
+
   const TuneOptions& options_;
+  std::vector<TrialBench*> benches_;
   const Clock::time_point start_ = Clock::now();
   std::optional<Clock::time_point> end_;
-  Compiles compiles_;
+  TrialStores stores_;
+  CompileQueue compiles_;
+  std::mutex mutex_;  // of what follows; taken before that of the stores
   TuneReport report_;
-  std::vector<std::size_t> open_;                 // indices of problems to tune
-  std::map<std::size_t, Candidates> candidates_;  // of those that are next, by index
-  bool warm_ = false;
+  std::vector<Open> open_;  // problems to tune, the weightiest first
+  std::size_t next_ = 0, done_ = 0;
+  double weight_left_ = 0;
+  std::map<std::size_t, Candidates> candidates_;  // of those that are next, by index of the report
+  std::exception_ptr failure_;
 };
 
 }  // namespace
@@ -377,6 +327,8 @@ ordered_json to_json(const TuneReport& report) {
       entry["spread_us"] = problem.record.spread_us;
       entry["default_us"] = problem.record.default_us;
       entry["error"] = problem.record.error;
+      if (problem.energy_mj) entry["energy_mj"] = *problem.energy_mj;
+      if (problem.default_energy_mj) entry["default_energy_mj"] = *problem.default_energy_mj;
     } else if (!problem.reason.empty()) {
       entry["reason"] = problem.reason;
     }
@@ -387,13 +339,22 @@ ordered_json to_json(const TuneReport& report) {
           {"measured", report.measured},
           {"rejected", report.rejected},
           {"failed", report.failed},
+          {"blocked", report.blocked},
           {"seconds", report.seconds},
           {"records", std::move(records)}};
 }
 
+TuneReport tune(KernelCatalog& catalog, std::span<TrialBench* const> benches,
+                std::span<const KernelRequest> problems, const TuneOptions& options) {
+  if (benches.empty()) throw Error("there is nothing to measure on");
+  return Tuner(catalog, benches, options).run(problems);
+}
+
 TuneReport tune(KernelLibrary& library, std::span<const KernelRequest> problems,
                 const TuneOptions& options) {
-  return Tuner(library, options).run(problems);
+  DeviceBench bench(library);
+  TrialBench* const benches[] = {&bench};
+  return tune(library, benches, problems, options);
 }
 
 }  // namespace quern

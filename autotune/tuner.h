@@ -1,11 +1,13 @@
 #pragma once
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "autotune/kernel_library.h"
 #include "autotune/search.h"
+#include "autotune/trial_bench.h"
 #include "autotune/tune_progress.h"
 
 namespace quern {
@@ -25,6 +27,8 @@ struct ProblemReport {
   TuningRecord record;          // if tuned or recorded
   std::vector<Params> configs;  // the candidates, the default first
   SearchResult search;          // if tuned or failed; trials in order of `configs`
+  std::size_t num_resumed = 0;  // of the trials those that a killed run had made
+  std::optional<double> energy_mj, default_energy_mj;  // a launch, if asked for and measurable
   double seconds = 0;
 };
 /// "tuned", "recorded", "failed", "out_of_time".
@@ -32,17 +36,21 @@ std::string_view name(ProblemReport::Outcome outcome);
 
 struct TuneOptions {
   bool force = false;          // measure again what has a record
-  double budget_seconds = 0;   // 0 = no limit; time that a problem leaves unused goes to the others
+  /// 0 = no limit. A problem gets its share by its weight in a step (KernelRequest::launches and the
+  /// family's cost); what it leaves unused goes to the others.
+  double budget_seconds = 0;
   SearchOptions search;        // its deadline is set from the budget
   double warm_up_seconds = 1;  // of load before the first timing, for the clocks to settle
-  /// Called on the calling thread.
+  bool energy = false;         // of the winner and the default, after each problem
+  /// Both are called by one thread at a time, which is the caller's where there is one bench.
   std::function<void(const TuneProgress&)> progress;
+  std::function<void(const TuningRecord&)> on_record;  // once it is on disk
 };
 
 struct TuneReport {
   std::vector<ProblemReport> problems;  // every distinct problem, in the order asked for
   std::size_t compiled = 0;             // images that NVRTC built
-  std::size_t measured = 0, rejected = 0, failed = 0;  // candidates
+  std::size_t measured = 0, rejected = 0, failed = 0, blocked = 0;  // candidates
   double seconds = 0;
 };
 /// For `quern tune --json`: problems (count), compiled, measured, rejected, failed, seconds,
@@ -50,14 +58,22 @@ struct TuneReport {
 ordered_json to_json(const TuneReport& report);
 
 /// Tunes every distinct problem (dynamic fields rounded up to powers of two) that has no valid
-/// record. Candidates are the family's own, the default first, then what is recorded elsewhere for
-/// the same problem, then the rest; they compile on the farm, the next problems' too, while the GPU
-/// measures. Each must pass the gate (autotune/gate.h) before it is timed (autotune/meter.h) and
-/// compared (autotune/search.h). A problem's record is on disk before the next one starts, so that
-/// a killed run resumes where it stopped.
+/// record, those with the largest share of a step first. Candidates are the family's own, the default
+/// first, then what is recorded elsewhere for the same problem, then the rest; they compile on the
+/// farm, the next problems' too, while the GPU measures. Each must pass the gate (autotune/gate.h)
+/// before it is timed (autotune/meter.h) and compared (autotune/search.h). Problems are shared out
+/// among the benches, which stand for equal GPUs.
 ///
-/// A problem that cannot be tuned is reported as failed and the rest goes on. Throws CudaError if a
-/// candidate takes the GPU down with it, InputError if the cache cannot be written.
+/// Every finished trial is on disk before the next begins, so that a killed run resumes where it
+/// stopped, and so is a problem's record, which counts at once. What took a process down is put on
+/// the block list of this GPU and not tried again.
+///
+/// A problem that cannot be tuned is reported as failed and the rest goes on. Throws InputError if
+/// the cache cannot be written.
+TuneReport tune(KernelCatalog& catalog, std::span<TrialBench* const> benches,
+                std::span<const KernelRequest> problems, const TuneOptions& options);
+
+/// The same on the GPU of this process. Throws CudaError if a candidate takes the GPU down with it.
 TuneReport tune(KernelLibrary& library, std::span<const KernelRequest> problems,
                 const TuneOptions& options);
 

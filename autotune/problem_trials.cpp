@@ -1,0 +1,193 @@
+#include "autotune/problem_trials.h"
+
+#include <algorithm>
+#include <chrono>
+#include <utility>
+
+#include "runtime/base/error.h"
+#include "runtime/base/log.h"
+
+namespace quern {
+namespace {
+
+/// In the log, of a vendor library's routine: it has no image.
+constexpr const char* kNoImage = "00000000000000000000000000000000";
+
+bool takes_a_process_down(TrialStatus status) {
+  return status == TrialStatus::faulted || status == TrialStatus::timed_out ||
+         status == TrialStatus::launch_failed;
+}
+
+}  // namespace
+
+Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
+    : family_(catalog.families().at(request.family)), problem_(request.problem) {
+  add(catalog.default_config(family_, problem_));
+  for (const Params& config : catalog.seeds(family_, problem_)) add(config);
+  for (const Params& config : family_.candidates(problem_, catalog.arch())) add(config);
+  for (const Params& config : configs_) {
+    std::optional<Verdict>& refusal = refusals_.emplace_back();
+    if (auto reason = catalog.refusal(family_, problem_, config))
+      refusal = {TrialStatus::rejected, *std::move(reason), 0};
+    else if (auto before = catalog.blocked(family_, problem_, config))
+      refusal = {TrialStatus::blocked, *std::move(before), 0};
+  }
+  submitted_.resize(configs_.size());
+  tickets_.resize(configs_.size());
+}
+
+void Candidates::add(const Params& config) {
+  if (known_.insert(to_key(config)).second) configs_.push_back(config);
+}
+
+void Candidates::submit_ahead(const Arch& arch, const SearchOptions& options,
+                              CompileQueue& compiles) {
+  if (const Params reference = family_.reference_config(problem_); !reference.is_null())
+    reference_ticket_ = compiles.submit(compile_request(family_, problem_, reference, arch));
+  std::vector<std::size_t> eligible;
+  for (std::size_t i = 0; i < configs_.size(); ++i)
+    if (!refusals_[i]) eligible.push_back(i);
+  submit(arch, choose_candidates(std::move(eligible), options), compiles);
+}
+
+void Candidates::submit(const Arch& arch, std::span<const std::size_t> chosen,
+                        CompileQueue& compiles) {
+  for (const std::size_t i : chosen) {
+    if (submitted_[i]) continue;
+    submitted_[i] = true;
+    if (!family_.is_library(configs_[i]))
+      tickets_[i] = compiles.submit(compile_request(family_, problem_, configs_[i], arch));
+  }
+}
+
+void Candidates::wait_for_reference(CompileQueue& compiles) const {
+  if (!reference_ticket_) return;
+  const CompileOutcome outcome = compiles.take(*reference_ticket_);
+  if (!outcome.kernel) throw CompileError(outcome.error, outcome.log);
+}
+
+ProblemTrials::ProblemTrials(TrialStores& stores, Candidates& candidates, CompileQueue& compiles,
+                             TrialBench& bench,
+                             std::function<void(const ProblemTrials&)> on_step)
+    : stores_(stores),
+      candidates_(candidates),
+      compiles_(compiles),
+      bench_(bench),
+      on_step_(std::move(on_step)),
+      states_(candidates.configs().size()) {
+  bench_.open(family_name(), candidates_.problem(), candidates_.configs());
+}
+
+ProblemTrials::~ProblemTrials() {
+  try {
+    bench_.close();
+  } catch (const std::exception& error) {
+    log(LogLevel::warning, error.what());
+  }
+}
+
+std::optional<std::string> ProblemTrials::reject_reason(std::size_t i) {
+  const auto& refusal = candidates_.refusal(i);
+  if (!refusal) return std::nullopt;
+  return refusal->reason;
+}
+
+void ProblemTrials::announce(std::span<const std::size_t> chosen) {
+  candidates_.submit(stores_.catalog.arch(), chosen, compiles_);
+}
+
+Verdict ProblemTrials::compile(std::size_t i) {
+  State& state = states_[i];
+  if (std::exchange(state.compiled, true)) return {};
+  std::optional<CompileOutcome> outcome;
+  state.key = kNoImage;
+  if (const auto ticket = candidates_.ticket(i)) {
+    outcome = compiles_.take(*ticket);
+    if (!outcome->kernel) return {TrialStatus::compile_failed, outcome->error, 0};
+    state.key = outcome->kernel->key;
+  }
+  {
+    const std::lock_guard lock(stores_.mutex);
+    const TrialEntry* before = stores_.log.find(family_name(), candidates_.problem(),
+                                                candidates_.configs()[i], state.key);
+    const auto status = before ? parse_trial_status(before->status) : std::nullopt;
+    if (status && (*status != TrialStatus::ok || !before->samples_us.empty())) {
+      state.resumed = state.logged = true;
+      state.error = before->error;
+      state.samples_us = before->samples_us;
+      ++num_resumed_;
+      if (*status != TrialStatus::ok) return {*status, before->reason, before->error};
+    }
+  }
+  const Verdict verdict = bench_.load(i, outcome ? &*outcome->kernel : nullptr);
+  if (verdict.status != TrialStatus::ok) keep(i, verdict, {});
+  return verdict;
+}
+
+Verdict ProblemTrials::gate(std::size_t i) {
+  State& state = states_[i];
+  if (state.resumed) return {TrialStatus::ok, "", state.error};
+  const Verdict verdict = bench_.gate(i);
+  state.error = verdict.error;
+  if (verdict.status != TrialStatus::ok) keep(i, verdict, {});
+  return verdict;
+}
+
+Verdict ProblemTrials::measure(std::size_t i, int num_samples, std::vector<double>& samples_us) {
+  State& state = states_[i];
+  if (state.resumed && !state.samples_us.empty()) {  // once: later samples are taken afresh
+    samples_us.insert(samples_us.end(), state.samples_us.begin(), state.samples_us.end());
+    note_time(i, state.samples_us);
+    state.samples_us.clear();
+    return {TrialStatus::ok, "", state.error};
+  }
+  const std::size_t before = samples_us.size();
+  Verdict verdict = bench_.measure(i, num_samples, samples_us);
+  const std::span<const double> fresh = std::span(samples_us).subspan(before);
+  if (verdict.status == TrialStatus::ok) verdict.error = state.error;
+  if (verdict.status != TrialStatus::ok || !state.logged) keep(i, verdict, fresh);
+  if (verdict.status == TrialStatus::ok) note_time(i, fresh);
+  return verdict;
+}
+
+void ProblemTrials::note_time(std::size_t i, std::span<const double> samples_us) {
+  const double us = summarize({samples_us.begin(), samples_us.end()}).median_us;
+  if (i == 0) default_us_ = us;
+  best_us_ = best_us_ == 0 ? us : std::min(best_us_, us);
+  if (on_step_) on_step_(*this);
+}
+
+void ProblemTrials::keep(std::size_t i, const Verdict& verdict,
+                         std::span<const double> samples_us) {
+  State& state = states_[i];
+  state.logged = true;
+  ++num_tried_;
+  const Params& config = candidates_.configs()[i];
+  try {
+    const std::lock_guard lock(stores_.mutex);
+    stores_.log.append({family_name(), candidates_.problem(), config, state.key,
+                        std::string(name(verdict.status)), verdict.reason, verdict.error,
+                        {samples_us.begin(), samples_us.end()}});
+    if (takes_a_process_down(verdict.status))
+      stores_.catalog.block({family_name(), candidates_.problem(), config,
+                             stores_.catalog.template_hash_of(candidates_.family(),
+                                                              candidates_.problem(), config),
+                             std::string(name(verdict.status)), verdict.reason, ""});
+  } catch (const InputError& error) {
+    log(LogLevel::warning, error.what());  // a cache that cannot be written costs the next run time
+  }
+  if (on_step_) on_step_(*this);
+}
+
+void ProblemTrials::warm_up(double seconds) {
+  using Clock = std::chrono::steady_clock;
+  if (candidates_.refusal(0)) return;
+  const std::size_t only_default = 0;
+  announce({&only_default, 1});
+  if (compile(0).status != TrialStatus::ok || gate(0).status != TrialStatus::ok) return;
+  const auto end = Clock::now() + std::chrono::duration<double>(seconds);
+  for (std::vector<double> ignored; Clock::now() < end;)
+    if (bench_.measure(0, 8, ignored).status != TrialStatus::ok) return;
+}
+
+}  // namespace quern

@@ -1,0 +1,169 @@
+#include "autotune/remote_bench.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "autotune/bench_messages.h"
+#include "runtime/base/error.h"
+
+namespace quern {
+
+class RemoteBench::Lost : public Error {
+ public:
+  Lost(TrialStatus status, const std::string& sentence) : Error(sentence), status_(status) {}
+  TrialStatus status() const { return status_; }
+
+ private:
+  TrialStatus status_;
+};
+
+RemoteBench::RemoteBench(RemoteBenchOptions options) : options_(std::move(options)) {}
+RemoteBench::~RemoteBench() = default;
+
+void RemoteBench::lose(TrialStatus status, const std::string& reason) {
+  child_.reset();
+  is_open_ = false;
+  ++num_lost_;
+  throw Lost(status, reason);
+}
+
+ordered_json RemoteBench::ask(const ordered_json& request, std::chrono::milliseconds deadline) {
+  std::optional<std::string> reply;
+  try {
+    child_->send(bench::pack(request));
+    reply = child_->receive(std::chrono::steady_clock::now() + deadline);
+  } catch (const ChildLost& lost) {
+    // What it printed last says more than how it died, where it said anything.
+    const std::string& printed = child_->error_output();
+    const auto end = printed.find_last_not_of('\n');
+    const auto start = end == std::string::npos ? end : printed.find_last_of('\n', end);
+    const std::string words =
+        end == std::string::npos
+            ? ""
+            : printed.substr(start == std::string::npos ? 0 : start + 1,
+                             end - (start == std::string::npos ? 0 : start + 1) + 1);
+    lose(TrialStatus::faulted,
+         words.empty() ? lost.what() : fmt::format("{}: {}", lost.what(), words));
+  }
+  if (!reply)
+    lose(TrialStatus::timed_out,
+         fmt::format("it did not end within {:.1f} s", static_cast<double>(deadline.count()) / 1e3));
+  ordered_json answer = bench::unpack(*reply);
+  if (const auto lost = answer.find("lost"); lost != answer.end())
+    lose(TrialStatus::faulted, lost->get<std::string>());
+  if (const auto broken = answer.find("broken"); broken != answer.end())
+    throw Error(broken->get<std::string>());
+  return answer;
+}
+
+void RemoteBench::start() {
+  child_ = std::make_unique<ChildProcess>(options_.child);
+  is_open_ = false;
+  const ordered_json answer = ask(options_.hello, options_.open_deadline);
+  if (const auto refused = answer.find("refused"); refused != answer.end()) {
+    child_.reset();
+    throw DeviceError(refused->get<std::string>());
+  }
+}
+
+void RemoteBench::open_child() {
+  if (!child_) start();
+  if (is_open_) return;
+  std::fill(is_loaded_.begin(), is_loaded_.end(), false);
+  const ordered_json answer = ask(problem_, options_.open_deadline);
+  if (const auto refused = answer.find("refused"); refused != answer.end())
+    throw Error(refused->get<std::string>());
+  is_open_ = true;
+}
+
+void RemoteBench::ensure_open() {
+  try {
+    return open_child();
+  } catch (const Lost&) {  // perhaps it died of something that happened before
+  }
+  try {
+    open_child();
+  } catch (const Lost& lost) {
+    throw Error(fmt::format("no process for trials stays alive: {}", lost.what()));
+  }
+}
+
+void RemoteBench::open(const std::string& family, const Params& problem,
+                       std::span<const Params> configs) {
+  ordered_json list = ordered_json::array();
+  for (const Params& config : configs) list.push_back(config);
+  problem_ = {{"do", "open"}, {"family", family}, {"problem", problem}, {"configs", list}};
+  images_.assign(configs.size(), ordered_json());
+  is_loaded_.assign(configs.size(), false);
+  is_open_ = false;
+  ensure_open();
+}
+
+ordered_json RemoteBench::load_message(std::size_t candidate) const {
+  ordered_json message = {{"do", "load"}, {"candidate", candidate}};
+  if (!images_[candidate].empty()) message["image"] = images_[candidate];
+  return message;
+}
+
+ordered_json RemoteBench::attempt(const ordered_json& request) {
+  const auto candidate = request.at("candidate").get<std::size_t>();
+  ensure_open();
+  try {
+    if (!is_loaded_[candidate]) {
+      ordered_json answer = ask(load_message(candidate), options_.trial_deadline);
+      if (bench::verdict_from(answer).status != TrialStatus::ok) return answer;
+      is_loaded_[candidate] = true;
+    }
+    return ask(request, options_.trial_deadline);
+  } catch (const Lost& lost) {
+    return bench::to_message(Verdict{lost.status(), lost.what(), 0});
+  }
+}
+
+Verdict RemoteBench::load(std::size_t candidate, const CompiledKernel* image) {
+  // An empty object stands for a vendor's routine, which has no image.
+  images_.at(candidate) = image ? bench::to_message(*image) : ordered_json::object();
+  is_loaded_[candidate] = false;
+  ensure_open();
+  try {
+    const Verdict verdict =
+        bench::verdict_from(ask(load_message(candidate), options_.trial_deadline));
+    is_loaded_[candidate] = verdict.status == TrialStatus::ok;
+    return verdict;
+  } catch (const Lost& lost) {
+    return {lost.status(), lost.what(), 0};
+  }
+}
+
+Verdict RemoteBench::gate(std::size_t candidate) {
+  return bench::verdict_from(attempt({{"do", "gate"}, {"candidate", candidate}}));
+}
+
+Verdict RemoteBench::measure(std::size_t candidate, int num_samples,
+                             std::vector<double>& samples_us) {
+  const ordered_json answer =
+      attempt({{"do", "measure"}, {"candidate", candidate}, {"samples", num_samples}});
+  if (const auto samples = answer.find("samples_us"); samples != answer.end())
+    for (const ordered_json& sample : *samples) samples_us.push_back(sample.get<double>());
+  return bench::verdict_from(answer);
+}
+
+std::optional<double> RemoteBench::energy_mj(std::size_t candidate) {
+  const ordered_json answer = attempt({{"do", "energy"}, {"candidate", candidate}});
+  if (const auto energy = answer.find("mj"); energy != answer.end()) return energy->get<double>();
+  return std::nullopt;
+}
+
+void RemoteBench::close() {
+  problem_ = ordered_json();
+  images_.clear();
+  is_open_ = false;
+  try {
+    if (child_) ask({{"do", "close"}}, options_.trial_deadline);
+  } catch (const Lost&) {
+  }
+}
+
+}  // namespace quern

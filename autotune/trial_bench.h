@@ -1,0 +1,38 @@
+#pragma once
+#include <cstddef>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "autotune/search.h"
+#include "compiler/compiled.h"
+#include "templates/params.h"
+
+namespace quern {
+
+/// Where candidates are tried: one GPU, one problem at a time. What a tuner needs of a device, so
+/// that the device may be in this process (DeviceBench), behind a process that can be lost
+/// (RemoteBench), or made up (tests).
+class TrialBench {
+ public:
+  virtual ~TrialBench() = default;
+  /// Makes operands, and an oracle's answer to compare with; `configs` are the candidates by
+  /// number. What was open before is closed. Throws Error with a sentence if the problem cannot be
+  /// tried here: the oracle fails, or memory does not suffice.
+  virtual void open(const std::string& family, const Params& problem,
+                    std::span<const Params> configs) = 0;
+  /// Before gate() and measure(). `image` is null for a vendor library's routine.
+  virtual Verdict load(std::size_t candidate, const CompiledKernel* image) = 0;
+  /// Checks the outputs against the oracle's.
+  virtual Verdict gate(std::size_t candidate) = 0;
+  /// Appends `num_samples` times of one launch, in microseconds.
+  virtual Verdict measure(std::size_t candidate, int num_samples,
+                          std::vector<double>& samples_us) = 0;
+  /// Millijoules that one launch takes, idle power included; nothing where that cannot be measured.
+  virtual std::optional<double> energy_mj(std::size_t candidate) = 0;
+  /// Gives back the memory of what is open.
+  virtual void close() = 0;
+};
+
+}  // namespace quern
