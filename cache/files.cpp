@@ -33,6 +33,8 @@ void lock(const Descriptor& file, bool exclusive) {
   }
 }
 
+void unlock(const Descriptor& file) { ::flock(file.get(), LOCK_UN); }
+
 Descriptor lock_file(const fs::path& path) {
   Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
   if (file) lock(file, true);

@@ -14,6 +14,7 @@ namespace quern::cache {
 /// Waits for an advisory lock on the open file, released when the descriptor closes. A file system
 /// without locks is not an error: every reader here tolerates torn writes anyway.
 void lock(const Descriptor& file, bool exclusive);
+void unlock(const Descriptor& file);
 
 /// Opens (creating it, mode 0600) and exclusively locks `path`; an empty descriptor if it cannot be
 /// created, which a caller with a read-only cache may ignore.

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "cache/json_lines.h"
 #include "runtime/base/json.h"
 
 namespace quern {
@@ -52,8 +53,9 @@ class RecordStore {
   const ordered_json& fingerprint() const { return fingerprint_; }
 
  private:
-  std::filesystem::path root_;
   ordered_json fingerprint_;
+  std::string hash_;  // of the fingerprint
+  cache::JsonLines file_;
   std::map<std::string, TuningRecord> records_;  // by family and canonical problem
   std::size_t num_damaged_ = 0;
 };
