@@ -51,6 +51,10 @@ ordered_json answer(TrialBench& bench, const ordered_json& request) {
 
 }  // namespace
 
+void accept_greeting(ParentChannel& channel) {
+  if (channel.receive()) channel.send(bench::pack(ordered_json::object()));
+}
+
 void serve_bench(ParentChannel& channel, TrialBench& bench) {
   while (const auto message = channel.receive()) {
     const ordered_json request = bench::unpack(*message);

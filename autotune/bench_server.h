@@ -8,4 +8,8 @@ namespace quern {
 /// the parent is gone. A CudaError, after which nothing works any more, is reported and ends it.
 void serve_bench(ParentChannel& channel, TrialBench& bench);
 
+/// Takes the first message of a RemoteBench and welcomes it, for a process that needs nothing of what
+/// it says.
+void accept_greeting(ParentChannel& channel);
+
 }  // namespace quern

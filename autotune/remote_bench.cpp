@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <csignal>
 #include <utility>
 
 #include "autotune/bench_messages.h"
@@ -12,21 +13,40 @@ namespace quern {
 
 class RemoteBench::Lost : public Error {
  public:
-  Lost(TrialStatus status, const std::string& sentence) : Error(sentence), status_(status) {}
+  Lost(TrialStatus status, const std::string& sentence, bool killed)
+      : Error(sentence), status_(status), killed_(killed) {}
   TrialStatus status() const { return status_; }
+  /// By somebody else.
+  bool killed() const { return killed_; }
 
  private:
   TrialStatus status_;
+  bool killed_;
 };
+
+namespace {
+
+constexpr int kMaxKilled = 3;  // processes in a row before a trial is given up
+
+/// The last line of what a process printed.
+std::string last_words(const std::string& printed) {
+  const auto end = printed.find_last_not_of('\n');
+  if (end == std::string::npos) return {};
+  const auto line_break = printed.find_last_of('\n', end);
+  const std::size_t start = line_break == std::string::npos ? 0 : line_break + 1;
+  return printed.substr(start, end - start + 1);
+}
+
+}  // namespace
 
 RemoteBench::RemoteBench(RemoteBenchOptions options) : options_(std::move(options)) {}
 RemoteBench::~RemoteBench() = default;
 
-void RemoteBench::lose(TrialStatus status, const std::string& reason) {
+void RemoteBench::lose(TrialStatus status, const std::string& reason, bool killed) {
   child_.reset();
   is_open_ = false;
   ++num_lost_;
-  throw Lost(status, reason);
+  throw Lost(status, reason, killed);
 }
 
 ordered_json RemoteBench::ask(const ordered_json& request, std::chrono::milliseconds deadline) {
@@ -36,16 +56,10 @@ ordered_json RemoteBench::ask(const ordered_json& request, std::chrono::millisec
     reply = child_->receive(std::chrono::steady_clock::now() + deadline);
   } catch (const ChildLost& lost) {
     // What it printed last says more than how it died, where it said anything.
-    const std::string& printed = child_->error_output();
-    const auto end = printed.find_last_not_of('\n');
-    const auto start = end == std::string::npos ? end : printed.find_last_of('\n', end);
-    const std::string words =
-        end == std::string::npos
-            ? ""
-            : printed.substr(start == std::string::npos ? 0 : start + 1,
-                             end - (start == std::string::npos ? 0 : start + 1) + 1);
+    const std::string words = last_words(child_->error_output());
     lose(TrialStatus::faulted,
-         words.empty() ? lost.what() : fmt::format("{}: {}", lost.what(), words));
+         words.empty() ? lost.what() : fmt::format("{}: {}", lost.what(), words),
+         lost.signal() == SIGKILL);
   }
   if (!reply)
     lose(TrialStatus::timed_out,
@@ -107,18 +121,24 @@ ordered_json RemoteBench::load_message(std::size_t candidate) const {
   return message;
 }
 
-ordered_json RemoteBench::attempt(const ordered_json& request) {
-  const auto candidate = request.at("candidate").get<std::size_t>();
-  ensure_open();
-  try {
-    if (!is_loaded_[candidate]) {
-      ordered_json answer = ask(load_message(candidate), options_.trial_deadline);
-      if (bench::verdict_from(answer).status != TrialStatus::ok) return answer;
-      is_loaded_[candidate] = true;
+ordered_json RemoteBench::attempt_once(std::size_t candidate, const ordered_json& request) {
+  if (!is_loaded_[candidate]) {
+    ordered_json answer = ask(load_message(candidate), options_.trial_deadline);
+    is_loaded_[candidate] = bench::verdict_from(answer).status == TrialStatus::ok;
+    if (!is_loaded_[candidate] || request.is_null()) return answer;
+  }
+  return ask(request, options_.trial_deadline);
+}
+
+ordered_json RemoteBench::attempt(std::size_t candidate, const ordered_json& request) {
+  for (int killed = 1;; ++killed) {
+    ensure_open();
+    try {
+      return attempt_once(candidate, request);
+    } catch (const Lost& lost) {
+      if (!lost.killed() || killed == kMaxKilled)
+        return bench::to_message(Verdict{lost.status(), lost.what(), 0});
     }
-    return ask(request, options_.trial_deadline);
-  } catch (const Lost& lost) {
-    return bench::to_message(Verdict{lost.status(), lost.what(), 0});
   }
 }
 
@@ -126,32 +146,24 @@ Verdict RemoteBench::load(std::size_t candidate, const CompiledKernel* image) {
   // An empty object stands for a vendor's routine, which has no image.
   images_.at(candidate) = image ? bench::to_message(*image) : ordered_json::object();
   is_loaded_[candidate] = false;
-  ensure_open();
-  try {
-    const Verdict verdict =
-        bench::verdict_from(ask(load_message(candidate), options_.trial_deadline));
-    is_loaded_[candidate] = verdict.status == TrialStatus::ok;
-    return verdict;
-  } catch (const Lost& lost) {
-    return {lost.status(), lost.what(), 0};
-  }
+  return bench::verdict_from(attempt(candidate, nullptr));
 }
 
 Verdict RemoteBench::gate(std::size_t candidate) {
-  return bench::verdict_from(attempt({{"do", "gate"}, {"candidate", candidate}}));
+  return bench::verdict_from(attempt(candidate, {{"do", "gate"}, {"candidate", candidate}}));
 }
 
 Verdict RemoteBench::measure(std::size_t candidate, int num_samples,
                              std::vector<double>& samples_us) {
-  const ordered_json answer =
-      attempt({{"do", "measure"}, {"candidate", candidate}, {"samples", num_samples}});
+  const ordered_json answer = attempt(
+      candidate, {{"do", "measure"}, {"candidate", candidate}, {"samples", num_samples}});
   if (const auto samples = answer.find("samples_us"); samples != answer.end())
     for (const ordered_json& sample : *samples) samples_us.push_back(sample.get<double>());
   return bench::verdict_from(answer);
 }
 
 std::optional<double> RemoteBench::energy_mj(std::size_t candidate) {
-  const ordered_json answer = attempt({{"do", "energy"}, {"candidate", candidate}});
+  const ordered_json answer = attempt(candidate, {{"do", "energy"}, {"candidate", candidate}});
   if (const auto energy = answer.find("mj"); energy != answer.end()) return energy->get<double>();
   return std::nullopt;
 }

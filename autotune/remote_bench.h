@@ -21,7 +21,8 @@ struct RemoteBenchOptions {
 
 /// Trials in a process of their own, which a candidate may take down: the trial then counts as
 /// faulted, or as timed_out once its deadline has passed and the process is killed, and the next one
-/// begins a new process, where the problem is opened again.
+/// begins a new process, where the problem is opened again. A process that somebody killed (SIGKILL:
+/// an operator, a machine out of memory) says nothing of the candidate, whose trial is repeated.
 class RemoteBench : public TrialBench {
  public:
   explicit RemoteBench(RemoteBenchOptions options);
@@ -49,10 +50,12 @@ class RemoteBench : public TrialBench {
   void ensure_open();
   /// Throws Lost if the process could not answer.
   ordered_json ask(const ordered_json& request, std::chrono::milliseconds deadline);
-  /// The answer, its verdict being that the candidate is to blame if the process was lost.
-  ordered_json attempt(const ordered_json& request);
+  /// The answer to a request about a candidate, its verdict being that the candidate is to blame if
+  /// the process was lost. `request` null: only load it.
+  ordered_json attempt(std::size_t candidate, const ordered_json& request);
+  ordered_json attempt_once(std::size_t candidate, const ordered_json& request);
   ordered_json load_message(std::size_t candidate) const;
-  [[noreturn]] void lose(TrialStatus status, const std::string& reason);
+  [[noreturn]] void lose(TrialStatus status, const std::string& reason, bool killed = false);
 
   RemoteBenchOptions options_;
   std::unique_ptr<ChildProcess> child_;

@@ -1,0 +1,55 @@
+#include "autotune/device_worker.h"
+
+#include <memory>
+#include <utility>
+
+#include "autotune/bench_messages.h"
+#include "autotune/bench_server.h"
+#include "autotune/device_bench.h"
+#include "autotune/kernel_library.h"
+#include "runtime/base/error.h"
+
+namespace quern {
+namespace {
+
+struct Served {
+  Context context;
+  KernelLibrary library;
+  DeviceBench bench;
+  Served(const ordered_json& hello, FamilyRegistry (*make_families)(HeaderMap))
+      : context(hello.at("ordinal").get<int>()),
+        library(context, make_families(hello.at("templates").get<HeaderMap>()),
+                {hello.at("cache_root").get<std::string>(),
+                 hello.at("library_dirs").get<std::vector<std::string>>(), 1}),
+        bench(library) {}
+};
+
+}  // namespace
+
+RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
+                                 const KernelLibraryOptions& options, const HeaderMap& templates) {
+  RemoteBenchOptions out;
+  out.child.command = std::move(command);
+  out.hello = {{"ordinal", ordinal},
+               {"cache_root", options.cache_root.string()},
+               {"library_dirs", options.library_dirs},
+               {"templates", templates}};
+  return out;
+}
+
+void serve_device_bench(ParentChannel& channel, FamilyRegistry (*make_families)(HeaderMap)) {
+  channel.exit_with_parent();
+  const auto first = channel.receive();
+  if (!first) return;
+  std::unique_ptr<Served> served;
+  ordered_json reply = ordered_json::object();
+  try {
+    served = std::make_unique<Served>(bench::unpack(*first), make_families);
+  } catch (const std::exception& error) {
+    reply = {{"refused", error.what()}};
+  }
+  channel.send(bench::pack(reply));
+  if (served) serve_bench(channel, served->bench);
+}
+
+}  // namespace quern

@@ -1,0 +1,21 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "autotune/kernel_catalog.h"
+#include "autotune/remote_bench.h"
+
+namespace quern {
+
+/// What a RemoteBench needs to run a DeviceBench on GPU `ordinal` in a process started by `command`,
+/// a program whose main() hands its channel to serve_device_bench(). `options` are those of the
+/// library that will use the results, so that both share a cache.
+RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
+                                 const KernelLibraryOptions& options, const HeaderMap& templates);
+
+/// The other end: opens the GPU that the first message names and serves trials of the families that
+/// `make_families` makes of the template text (FamilyRegistry::shipped, or one's own) until the
+/// parent is gone. What prevents it is answered in a sentence.
+void serve_device_bench(ParentChannel& channel, FamilyRegistry (*make_families)(HeaderMap));
+
+}  // namespace quern
