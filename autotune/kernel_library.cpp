@@ -226,7 +226,9 @@ void KernelLibrary::count(const CompiledKernel& compiled) {
 }
 
 CompileFarm KernelLibrary::make_farm() const {
-  return CompileFarm(nvrtc_, &images_, families_.templates(), options_.compile_threads);
+  return CompileFarm(nvrtc_, &images_, families_.templates(),
+                     {.num_workers = options_.compile_threads,
+                      .worker_command = compile_worker_command(options_.worker_command)});
 }
 
 std::shared_ptr<const Module> KernelLibrary::module_of(const CompiledKernel& compiled) {

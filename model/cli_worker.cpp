@@ -1,0 +1,25 @@
+// `quern worker KIND`: what the other commands start for work that may crash, hang or eat memory.
+// A worker takes its work from the process that started it and reads nothing else.
+#include "compiler/compile_worker.h"
+#include "model/cli.h"
+#include "runtime/base/child_process.h"
+
+namespace quern::cli {
+namespace {
+
+void add_kind(CLI::App& worker, const std::string& kind, void (*serve)(ParentChannel&)) {
+  worker.add_subcommand(kind)->group("")->callback([serve] {
+    ParentChannel parent;
+    serve(parent);
+  });
+}
+
+}  // namespace
+
+void add_worker(CLI::App& app) {
+  CLI::App* worker = app.add_subcommand("worker")->group("");
+  worker->require_subcommand(1);
+  add_kind(*worker, "compile", serve_compiles);
+}
+
+}  // namespace quern::cli
