@@ -30,9 +30,9 @@ std::vector<Params> recorded_configs(const std::vector<TuningRecord>& records, c
 
 BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
                         std::span<const KernelRequest> requests, const Arch& arch,
-                        bool all_candidates, int compile_threads,
+                        bool all_candidates, const CompileFarmOptions& farm_options,
                         const std::function<void(std::size_t done, std::size_t total)>& progress) {
-  CompileFarm farm(nvrtc, &images, families.templates(), compile_threads);
+  CompileFarm farm(nvrtc, &images, families.templates(), farm_options);
   const auto records = all_records(images.root());
   BuildReport report;
   std::set<std::string> submitted;

@@ -22,7 +22,7 @@ struct BuildReport {
 /// ready or has failed. Throws InputError for an unknown family.
 BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
                         std::span<const KernelRequest> requests, const Arch& arch,
-                        bool all_candidates, int compile_threads = 0,
+                        bool all_candidates, const CompileFarmOptions& farm_options = {},
                         const std::function<void(std::size_t done, std::size_t total)>& progress = {});
 
 }  // namespace quern

@@ -20,7 +20,7 @@ struct Served {
       : context(hello.at("ordinal").get<int>()),
         library(context, make_families(hello.at("templates").get<HeaderMap>()),
                 {hello.at("cache_root").get<std::string>(),
-                 hello.at("library_dirs").get<std::vector<std::string>>(), 1}),
+                 hello.at("library_dirs").get<std::vector<std::string>>(), 1, {}}),
         bench(library) {}
 };
 

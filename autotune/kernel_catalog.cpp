@@ -118,7 +118,9 @@ void KernelCatalog::count(const CompiledKernel& compiled) {
 }
 
 CompileFarm KernelCatalog::make_farm() const {
-  return CompileFarm(nvrtc_, &images_, families_.templates(), options_.compile_threads);
+  return CompileFarm(nvrtc_, &images_, families_.templates(),
+                     {.num_workers = options_.compile_threads,
+                      .worker_command = compile_worker_command(options_.worker_command)});
 }
 
 }  // namespace quern

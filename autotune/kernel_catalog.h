@@ -39,6 +39,9 @@ struct KernelLibraryOptions {
   /// Searched first for libnvrtc and libcublasLt.
   std::vector<std::string> library_dirs;
   int compile_threads = 0;  // 0 = one per processor
+  /// Starts a worker process once the kind of worker is appended, as in {"/path/to/quern", "worker"}.
+  /// Empty: NVRTC runs in this process.
+  std::vector<std::string> worker_command{};
 };
 
 /// What is known of kernels for one model of GPU: families, tuning records, images, compilers. Needs

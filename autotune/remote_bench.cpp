@@ -26,7 +26,7 @@ class RemoteBench::Lost : public Error {
 
 namespace {
 
-constexpr int kMaxKilled = 3;  // processes in a row before a trial is given up
+constexpr int kMaxKilled = 5;  // processes in a row before a trial is given up
 
 /// The last line of what a process printed.
 std::string last_words(const std::string& printed) {
@@ -93,14 +93,15 @@ void RemoteBench::open_child() {
 }
 
 void RemoteBench::ensure_open() {
-  try {
-    return open_child();
-  } catch (const Lost&) {  // perhaps it died of something that happened before
-  }
-  try {
-    open_child();
-  } catch (const Lost& lost) {
-    throw Error(fmt::format("no process for trials stays alive: {}", lost.what()));
+  // A process may die of something that happened before it was asked.
+  for (int lives = kMaxKilled, faults = 0;;) {
+    try {
+      return open_child();
+    } catch (const Lost& lost) {
+      faults += lost.killed() ? 0 : 1;
+      if (--lives == 0 || faults == 2)
+        throw Error(fmt::format("no process for trials stays alive: {}", lost.what()));
+    }
   }
 }
 

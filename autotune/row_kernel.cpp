@@ -41,7 +41,8 @@ struct RowKernel::Impl {
     FamilyRegistry registry(embedded_templates());
     registry.add(std::move(rows));
     library = std::make_unique<KernelLibrary>(
-        context, std::move(registry), KernelLibraryOptions{options.cache, options.library_dirs, 0});
+        context, std::move(registry),
+        KernelLibraryOptions{options.cache, options.library_dirs, 0, options.worker_command});
   }
 
   Params problem(const Extents& extents, const Scalars& scalars = {}) const {

@@ -28,6 +28,8 @@ struct RowKernelOptions {
   dsl::Includes includes = {};
   /// Searched first for NVIDIA's libraries.
   std::vector<std::string> library_dirs = {};
+  /// As in KernelLibraryOptions.
+  std::vector<std::string> worker_command = {};
 };
 
 /// A kernel of the kernel language (compiler/README.md) in a program of one's own: compiled and

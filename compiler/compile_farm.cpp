@@ -1,44 +1,89 @@
 #include "compiler/compile_farm.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
+#include <set>
+#include <system_error>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "compiler/compile_worker.h"
+#include "runtime/base/available_memory.h"
 #include "runtime/base/error.h"
+#include "runtime/base/log.h"
 
 namespace quern {
 namespace {
+
+/// What one compile of a usual kernel takes, NVRTC itself included.
+constexpr std::size_t kUsualWorkerMemory = std::size_t{512} << 20;
+
+/// A job's place in the queue: higher priorities first, then first come first served.
+struct Place {
+  int priority = 0;
+  std::size_t ticket = 0;
+  friend bool operator<(const Place& a, const Place& b) {
+    return std::tuple(-static_cast<long>(a.priority), a.ticket) <
+           std::tuple(-static_cast<long>(b.priority), b.ticket);
+  }
+};
 
 /// One compile and everybody who asked for it.
 struct Job {
   CompileRequest request;
   std::vector<std::size_t> tickets;
+  Place place;
+  bool begun = false;
 };
 
+std::size_t most_workers(const CompileFarmOptions& options) {
+  if (options.num_workers > 0) return static_cast<std::size_t>(options.num_workers);
+  const std::size_t processors = std::max(1u, std::thread::hardware_concurrency());
+  return std::clamp<std::size_t>(available_memory_bytes() / kUsualWorkerMemory, 1, processors);
+}
+
 }  // namespace
+
+std::vector<std::string> compile_worker_command(std::vector<std::string> worker_command) {
+  if (!worker_command.empty()) worker_command.push_back("compile");
+  return worker_command;
+}
 
 struct CompileFarm::Impl {
   const Nvrtc& nvrtc;
   ImageStore* const store;
   const HeaderMap headers;
+  const CompileFarmOptions options;
   const std::string version;
+  const std::string greeting;  // of worker processes
+  const std::size_t max_threads;
 
   mutable std::mutex mutex;
   std::condition_variable work_came, outcome_came;
-  bool stopping = false;
-  std::size_t num_tickets = 0, num_outstanding = 0;
-  std::deque<std::string> waiting;  // keys of jobs that no thread has taken
-  std::map<std::string, Job> jobs;  // waiting or under way, by image key
+  std::atomic<bool> stopping = false, in_process;
+  std::size_t num_tickets = 0, num_outstanding = 0, num_idle = 0;
+  std::map<std::string, Job> jobs;  // waiting or under way, by what tells requests apart
+  std::map<Place, std::string> waiting;
   std::deque<CompileOutcome> finished;
   CompileCounts counts;
   std::vector<std::thread> threads;
 
-  Impl(const Nvrtc& nvrtc_, ImageStore* store_, HeaderMap headers_)
-      : nvrtc(nvrtc_), store(store_), headers(std::move(headers_)), version(nvrtc.version()) {}
+  Impl(const Nvrtc& nvrtc_, ImageStore* store_, HeaderMap headers_, CompileFarmOptions options_)
+      : nvrtc(nvrtc_),
+        store(store_),
+        headers(std::move(headers_)),
+        options(std::move(options_)),
+        version(nvrtc.version()),
+        greeting(options.worker_command.empty() ? "" : CompileWorker::greeting(nvrtc, headers)),
+        max_threads(most_workers(options)),
+        in_process(options.worker_command.empty()) {}
 
   ~Impl() {
     {
@@ -49,25 +94,44 @@ struct CompileFarm::Impl {
     for (std::thread& thread : threads) thread.join();
   }
 
+  /// Sees to it that somebody can take one job more. Call with the mutex held.
+  void make_room() {
+    if (waiting.size() < num_idle || threads.size() >= max_threads) return;
+    try {
+      threads.emplace_back([this] { work(); });
+      ++num_idle;  // until it has taken its first job
+    } catch (const std::system_error&) {
+      if (threads.empty()) throw;  // else those that there are must do
+    }
+  }
+
   void work() {
+    CompileWorker worker({options.worker_command, options.deadline, options.max_worker_memory},
+                         greeting, version, stopping);
     std::unique_lock lock(mutex);
     while (true) {
       work_came.wait(lock, [this] { return stopping || !waiting.empty(); });
       if (stopping) return;
-      const std::string key = std::move(waiting.front());
-      waiting.pop_front();
-      const CompileRequest request = jobs.at(key).request;
+      --num_idle;
+      const std::string key = std::move(waiting.begin()->second);
+      waiting.erase(waiting.begin());
+      Job& job = jobs.at(key);
+      job.begun = true;
+      const CompileRequest request = job.request;
       lock.unlock();
-      const CompileOutcome outcome = compile(request);
+      const CompileOutcome outcome = compile(request, worker);
       lock.lock();
       hand_over(key, outcome);
+      ++num_idle;
     }
   }
 
-  CompileOutcome compile(const CompileRequest& request) const {
+  CompileOutcome compile(const CompileRequest& request, CompileWorker& worker) {
     CompileOutcome outcome;
     try {
-      outcome.kernel = compile_cached(nvrtc, store, request, headers);
+      outcome.kernel = compile_cached(
+          [&](const CompileRequest& missing) { return compile_missing(missing, worker); }, version,
+          store, request, headers);
     } catch (const CompileError& error) {
       outcome.error = error.what();
       outcome.log = error.log();
@@ -75,6 +139,17 @@ struct CompileFarm::Impl {
       outcome.error = error.what();
     }
     return outcome;
+  }
+
+  KernelImage compile_missing(const CompileRequest& request, CompileWorker& worker) {
+    try {
+      if (!in_process) return worker.compile(request);
+    } catch (const WorkerUnavailable& error) {
+      if (!in_process.exchange(true))
+        log(LogLevel::warning,
+            fmt::format("{}: kernels are compiled in this process instead", error.what()));
+    }
+    return nvrtc.compile(request, headers);
   }
 
   /// Call with the mutex held.
@@ -104,28 +179,33 @@ struct CompileFarm::Impl {
   }
 };
 
-CompileFarm::CompileFarm(const Nvrtc& nvrtc, ImageStore* store, HeaderMap headers, int num_threads)
-    : impl_(std::make_unique<Impl>(nvrtc, store, std::move(headers))) {
-  const unsigned count = num_threads > 0 ? static_cast<unsigned>(num_threads)
-                                         : std::max(1u, std::thread::hardware_concurrency());
-  for (unsigned i = 0; i < count; ++i)
-    impl_->threads.emplace_back([impl = impl_.get()] { impl->work(); });
-}
+CompileFarm::CompileFarm(const Nvrtc& nvrtc, ImageStore* store, HeaderMap headers,
+                         CompileFarmOptions options)
+    : impl_(std::make_unique<Impl>(nvrtc, store, std::move(headers), std::move(options))) {}
 
 CompileFarm::~CompileFarm() = default;
 
-std::size_t CompileFarm::submit(CompileRequest request) {
-  std::string key = image_key(request, impl_->headers, impl_->version);
+std::size_t CompileFarm::submit(CompileRequest request, int priority) {
+  // The headers are the same for all requests: hashing them too is left to whoever compiles.
+  const std::string key = image_key(request, {}, impl_->version);
   const std::lock_guard lock(impl_->mutex);
-  const std::size_t ticket = impl_->num_tickets++;
+  const bool is_new = !impl_->jobs.contains(key);
+  if (is_new) impl_->make_room();
+  const Place place{priority, impl_->num_tickets++};
   ++impl_->num_outstanding;
-  const auto [job, is_new] = impl_->jobs.try_emplace(key, Job{std::move(request), {}});
-  job->second.tickets.push_back(ticket);
+  Job& job = impl_->jobs[key];
+  job.tickets.push_back(place.ticket);
   if (is_new) {
-    impl_->waiting.push_back(std::move(key));
+    job.request = std::move(request);
+    job.place = place;
+    impl_->waiting.emplace(place, key);
     impl_->work_came.notify_one();
+  } else if (!job.begun && place < job.place) {
+    impl_->waiting.erase(job.place);
+    job.place = place;
+    impl_->waiting.emplace(place, key);
   }
-  return ticket;
+  return place.ticket;
 }
 
 std::optional<CompileOutcome> CompileFarm::next() {
@@ -143,7 +223,7 @@ std::optional<CompileOutcome> CompileFarm::try_next() {
 std::size_t CompileFarm::cancel() {
   const std::lock_guard lock(impl_->mutex);
   std::size_t dropped = 0;
-  for (const std::string& key : impl_->waiting) {
+  for (const auto& [place, key] : impl_->waiting) {
     dropped += impl_->jobs.at(key).tickets.size();
     impl_->jobs.erase(key);
   }
@@ -156,6 +236,13 @@ std::size_t CompileFarm::cancel() {
 std::size_t CompileFarm::num_outstanding() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->num_outstanding;
+}
+
+std::size_t CompileFarm::num_waiting() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::size_t count = 0;
+  for (const auto& [place, key] : impl_->waiting) count += impl_->jobs.at(key).tickets.size();
+  return count;
 }
 
 CompileCounts CompileFarm::counts() const {

@@ -25,9 +25,10 @@ std::optional<KernelImage> to_image(StoredImage stored) {
 }
 
 /// The resource report, and what a person needs to see which kernel this is.
-ordered_json describe(const Nvrtc& nvrtc, const CompileRequest& request, const KernelImage& image) {
+ordered_json describe(const std::string& nvrtc_version, const CompileRequest& request,
+                      const KernelImage& image) {
   ordered_json report = {{"name", request.name},        {"entry", request.entry},
-                         {"arch", request.arch.name()}, {"nvrtc", nvrtc.version()},
+                         {"arch", request.arch.name()}, {"nvrtc", nvrtc_version},
                          {"options", request.options},  {"compile_ms", image.compile_ms}};
   report.update(to_json(image.report));
   return report;
@@ -37,7 +38,15 @@ ordered_json describe(const Nvrtc& nvrtc, const CompileRequest& request, const K
 
 CompiledKernel compile_cached(const Nvrtc& nvrtc, ImageStore* store, const CompileRequest& request,
                               const HeaderMap& headers) {
-  CompiledKernel result{image_key(request, headers, nvrtc.version()), {}, false};
+  return compile_cached(
+      [&](const CompileRequest& wanted) { return nvrtc.compile(wanted, headers); }, nvrtc.version(),
+      store, request, headers);
+}
+
+CompiledKernel compile_cached(const CompileFunction& compile, const std::string& nvrtc_version,
+                              ImageStore* store, const CompileRequest& request,
+                              const HeaderMap& headers) {
+  CompiledKernel result{image_key(request, headers, nvrtc_version), {}, false};
   if (store) {
     if (auto stored = store->find(result.key))
       if (auto image = to_image(std::move(*stored))) {
@@ -46,11 +55,11 @@ CompiledKernel compile_cached(const Nvrtc& nvrtc, ImageStore* store, const Compi
         return result;
       }
   }
-  result.image = nvrtc.compile(request, headers);
+  result.image = compile(request);
   if (store) {
     try {
       store->put(result.key, {request.source, result.image.cubin,
-                              describe(nvrtc, request, result.image), result.image.log});
+                              describe(nvrtc_version, request, result.image), result.image.log});
     } catch (const InputError& error) {
       log(LogLevel::warning, fmt::format("a compiled kernel is not kept: {}", error.what()));
     }

@@ -1,4 +1,5 @@
 #pragma once
+#include <functional>
 #include <string>
 
 #include "cache/image_store.h"
@@ -17,6 +18,13 @@ struct CompiledKernel {
 /// `store` may be nullptr. A store that cannot be written is logged as a warning and costs only the
 /// next run's time. May be called from several threads at once. Throws CompileError.
 CompiledKernel compile_cached(const Nvrtc& nvrtc, ImageStore* store, const CompileRequest& request,
+                              const HeaderMap& headers);
+
+/// Somebody else who compiles; throws as Nvrtc::compile() does.
+using CompileFunction = std::function<KernelImage(const CompileRequest& request)>;
+/// The same where `compile` takes NVRTC's place, which has the given version and these headers.
+CompiledKernel compile_cached(const CompileFunction& compile, const std::string& nvrtc_version,
+                              ImageStore* store, const CompileRequest& request,
                               const HeaderMap& headers);
 
 }  // namespace quern

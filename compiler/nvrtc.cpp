@@ -142,6 +142,10 @@ struct Nvrtc::Impl {
     if (version.empty()) version = fmt::format("{}.{}", major, minor);
   }
 
+  std::string folder() const {
+    return Library::folder_of(reinterpret_cast<void*>(nvrtc.Version));
+  }
+
   void compile(Program& program, const CompileRequest& request, const std::string& target) const {
     // The source includes no CUDA header, so no include folder is ever passed.
     std::vector<std::string> options = {"--gpu-architecture=" + target, "--std=c++20",
@@ -163,6 +167,8 @@ Nvrtc::Nvrtc(const std::vector<std::string>& library_dirs)
 Nvrtc::~Nvrtc() = default;
 
 std::string Nvrtc::version() const { return impl_->version; }
+
+std::string Nvrtc::library_folder() const { return impl_->folder(); }
 
 KernelImage Nvrtc::compile(const CompileRequest& request, const HeaderMap& headers) const {
   const auto start = std::chrono::steady_clock::now();

@@ -49,6 +49,8 @@ class Nvrtc {
   ~Nvrtc();
   /// "13.0.88": part of every image's key.
   std::string version() const;
+  /// Where it was found, for another process that should use the same one.
+  std::string library_folder() const;
   /// Throws CompileError with the whole log.
   KernelImage compile(const CompileRequest& request, const HeaderMap& headers) const;
   /// PTX text for the architecture, for people.

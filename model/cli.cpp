@@ -29,6 +29,8 @@ double seconds_now() {
 void read_environment(Common& common) {
   std::error_code ignored;
   common.binary = fs::read_symlink("/proc/self/exe", ignored);
+  // Not the path of the binary, which an upgrade may replace while this process runs.
+  common.worker_command = {"/proc/self/exe", "worker"};
   common.terminal = isatty(STDERR_FILENO) == 1;
   if (const char* home = std::getenv("CUDA_HOME"))
     common.library_dirs = {fmt::format("{}/lib64", home), fmt::format("{}/lib", home)};
@@ -107,6 +109,7 @@ int run(int argc, char** argv) {
   add_compile(app, common);
   add_kernel(app, common);
   add_cache(app, common);
+  add_worker(app);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
@@ -154,6 +157,7 @@ EngineOptions engine_options(const Common& common, const std::string& model) {
   options.templates = templates_of(common);
   options.max_context = common.context;
   options.strict = common.strict;
+  options.worker_command = common.worker_command;
   return options;
 }
 

@@ -27,6 +27,7 @@ struct Common {
   std::filesystem::path binary;                // of this program
   std::optional<std::filesystem::path> cache;  // unset: no variable names a place
   std::vector<std::string> library_dirs;       // from CUDA_HOME
+  std::vector<std::string> worker_command;     // this program, as a worker; see cli_worker.cpp
   bool terminal = false;                       // stderr is one
 };
 
@@ -83,5 +84,7 @@ void add_bench_kernels(CLI::App& app, Common& common);
 void add_compile(CLI::App& app, Common& common);
 void add_kernel(CLI::App& app, Common& common);
 void add_cache(CLI::App& app, Common& common);
+/// Hidden: this program's own worker processes.
+void add_worker(CLI::App& app);
 
 }  // namespace quern::cli

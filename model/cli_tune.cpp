@@ -4,6 +4,7 @@
 
 #include "autotune/build_ahead.h"
 #include "autotune/tuner.h"
+#include "compiler/compile_farm.h"
 #include "model/cli.h"
 #include "model/cli_tune.h"
 #include "model/forward.h"
@@ -104,7 +105,8 @@ void run_tune(const Common& common, const Options& options) {
   if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
   if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
   const ModelConfig config = load_config(model_folder(common, options.model));
-  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common)});
+  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
+                      common.worker_command});
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
@@ -147,11 +149,12 @@ void run_compile(const Common& common, const Options& options) {
   const Nvrtc nvrtc(common.library_dirs);
   ImageStore images(cache_root(common));
   const auto requests = requests_of(config, options.batches, options.prompts);
+  const CompileFarmOptions farm{.worker_command = compile_worker_command(common.worker_command)};
   ProgressLine line(common);
   BuildReport all;
   for (const Arch& arch : archs) {
     const BuildReport one =
-        build_ahead(families, nvrtc, images, requests, arch, false, 0,
+        build_ahead(families, nvrtc, images, requests, arch, false, farm,
                     [&](std::size_t done, std::size_t total) {
                       line.update(fmt::format("compiling for {}: {}/{}", arch.name(), done, total));
                     });

@@ -28,6 +28,7 @@ struct EngineOptions {
   std::optional<std::filesystem::path> templates;  // instead of the embedded ones
   int max_context = 0;                             // tokens a sequence may hold; 0: the model's
   bool strict = false;                             // refuse kernels that were never tuned
+  std::vector<std::string> worker_command{};       // as in KernelLibraryOptions
   /// Told of slow things as they happen: "weights", done, total.
   std::function<void(std::string_view what, double done, double total)> progress;
 };

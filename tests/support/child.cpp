@@ -4,9 +4,14 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <csignal>
+#include <cstdio>
+#include <memory>
 #include <thread>
 #include <vector>
 
+#include "compiler/compile_farm.h"
+#include "compiler/compile_worker.h"
 #include "runtime/base/child_process.h"
 
 namespace quern::test {
@@ -46,12 +51,64 @@ int eat_memory() {
   return 0;
 }
 
+/// A compile worker that misbehaves over requests of certain names.
+int compile_worker() {
+  ParentChannel parent;
+  serve_compiles(
+      parent, [&](const Nvrtc& nvrtc, const CompileRequest& request, const HeaderMap& headers) {
+        if (request.name == "crash") {
+          std::fputs("Assertion failed: the compiler's last words\n", stderr);
+          std::raise(SIGSEGV);
+        }
+        if (request.name == "exit") ::_exit(3);
+        if (request.name == "hang") std::this_thread::sleep_for(std::chrono::hours(1));
+        if (request.name == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        if (request.name == "garbage") parent.send("this is no answer");
+        if (request.name == "flood")
+          for (int i = 0; i < 50'000; ++i) std::fputs("compiling, compiling, compiling\n", stderr);
+        if (request.name == "eat memory") {
+          std::vector<std::unique_ptr<char[]>> pieces;
+          while (true)
+            pieces.push_back(std::make_unique_for_overwrite<char[]>(std::size_t{16} << 20));
+        }
+        return nvrtc.compile(request, headers);
+      });
+  return 0;
+}
+
+/// What `quern worker compile` is.
+int plain_compile_worker() {
+  ParentChannel parent;
+  serve_compiles(parent);
+  return 0;
+}
+
+/// Compiles until it is killed; says "busy" once the workers are at it.
+int compile_for_ever() {
+  ParentChannel parent;
+  const Nvrtc nvrtc;
+  CompileFarm farm(nvrtc, nullptr, {},
+                   {.num_workers = 2, .worker_command = child_command("plain_compile_worker")});
+  for (int i = 0;; ++i) {
+    farm.submit({.name = "endless",
+                 .source = fmt::format("extern \"C\" __global__ void k(int* x) {{ *x = {}; }}", i),
+                 .entry = "k",
+                 .arch = parse_arch("sm_90a"),
+                 .options = {}});
+    if (i >= 10) farm.next();
+    if (i == 20) parent.send("busy");
+  }
+}
+
 }  // namespace
 
 int run_as_child(const std::string& behaviour) {
   if (behaviour == "echo") return echo();
   if (behaviour == "start_another") return start_another();
   if (behaviour == "eat_memory") return eat_memory();
+  if (behaviour == "compile_worker") return compile_worker();
+  if (behaviour == "plain_compile_worker") return plain_compile_worker();
+  if (behaviour == "compile_for_ever") return compile_for_ever();
   return 64;
 }
 

@@ -8,6 +8,9 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <filesystem>
+#include <optional>
+#include <sstream>
 #include <thread>
 
 #include "runtime/base/file.h"
@@ -35,7 +38,48 @@ void limit_memory() {
   ::setrlimit(RLIMIT_CORE, &no_core);
 }
 
+/// State ('R', 'Z', ...) and parent of a process; nothing if there is none.
+struct ProcessState {
+  char state = 0;
+  pid_t parent = 0;
+};
+std::optional<ProcessState> state_of(pid_t pid) {
+  const auto text = try_read_file("/proc/" + std::to_string(pid) + "/stat");
+  if (!text) return std::nullopt;
+  // "PID (NAME) STATE PARENT ...", where NAME may hold anything.
+  std::istringstream rest(text->substr(text->rfind(')') + 1));
+  ProcessState state;
+  rest >> state.state >> state.parent;
+  return state;
+}
+
 }  // namespace
+
+bool is_running(pid_t pid) {
+  const auto state = state_of(pid);
+  return state && state->state != 'Z' && state->state != 'X';
+}
+
+bool ends_within(pid_t pid, std::chrono::milliseconds time) {
+  for (const auto deadline = std::chrono::steady_clock::now() + time; is_running(pid);) {
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  return true;
+}
+
+std::vector<pid_t> children_of(pid_t parent) {
+  std::vector<pid_t> children;
+  std::error_code ignored;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc", ignored)) {
+    const std::string name = entry.path().filename().string();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const pid_t pid = std::stoi(name);
+    if (const auto state = state_of(pid); state && state->parent == parent)
+      if (is_running(pid)) children.push_back(pid);
+  }
+  return children;
+}
 
 ProcessResult run_process(const std::vector<std::string>& command, const ProcessOptions& options) {
   const TemporaryFolder folder;

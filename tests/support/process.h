@@ -1,4 +1,7 @@
 #pragma once
+#include <sys/types.h>
+
+#include <chrono>
 #include <map>
 #include <string>
 #include <vector>
@@ -22,5 +25,10 @@ struct ProcessResult {
 /// or does not end in time. Its memory is bounded, so that an absurd allocation fails at once.
 ProcessResult run_process(const std::vector<std::string>& command,
                           const ProcessOptions& options = {});
+
+/// False for what has ended and waits for nothing but its parent's attention.
+bool is_running(pid_t pid);
+bool ends_within(pid_t pid, std::chrono::milliseconds time);
+std::vector<pid_t> children_of(pid_t parent);
 
 }  // namespace quern::test

@@ -10,9 +10,12 @@
 
 #include "runtime/base/child_process.h"
 #include "tests/support/child.h"
+#include "tests/support/process.h"
 #include "tests/support/support.h"
 
 using namespace quern;
+using test::ends_within;
+using test::is_running;
 using namespace std::chrono_literals;
 using Clock = std::chrono::steady_clock;
 
@@ -29,20 +32,6 @@ ChildLost loss_of(ChildProcess& child) {
     return lost;
   }
   return ChildLost("still there");
-}
-
-bool is_running(pid_t pid) { return ::kill(pid, 0) == 0; }
-
-bool ends_within(pid_t pid, std::chrono::milliseconds time) {
-  for (const auto deadline = Clock::now() + time; Clock::now() < deadline;) {
-    if (!is_running(pid)) return true;
-    // An orphan that nobody waits for stays as a zombie in some containers.
-    std::error_code ignored;
-    if (std::filesystem::read_symlink("/proc/" + std::to_string(pid) + "/exe", ignored).empty())
-      return true;
-    std::this_thread::sleep_for(5ms);
-  }
-  return false;
 }
 
 std::size_t num_descriptors() {

@@ -92,7 +92,7 @@ TEST_CASE("the farm delivers every request, failures included") {
   ImageStore store(folder.path());
   for (const bool second_run : {false, true}) {
     CAPTURE(second_run);
-    CompileFarm farm(*nvrtc(), &store, headers(), 2);
+    CompileFarm farm(*nvrtc(), &store, headers(), {.num_workers = 2});
     for (int factor = 0; factor < 6; ++factor)
       CHECK_EQ(farm.submit(scale_by(factor)), static_cast<std::size_t>(factor));
     const std::size_t bad = farm.submit(broken());
@@ -124,7 +124,7 @@ TEST_CASE("the farm delivers every request, failures included") {
 
 TEST_CASE("a cancelled farm hands over what had begun and no more") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
-  CompileFarm farm(*nvrtc(), nullptr, headers(), 1);
+  CompileFarm farm(*nvrtc(), nullptr, headers(), {.num_workers = 1});
   for (int factor = 0; factor < 20; ++factor) farm.submit(scale_by(factor));
   REQUIRE(farm.next());
   const std::size_t dropped = farm.cancel();

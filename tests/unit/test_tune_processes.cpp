@@ -221,7 +221,7 @@ TEST_CASE("workers that are killed from outside cost time, not results") {
   std::mt19937 random(3);
   int kills = 0;
   while (!has_ended(tuner)) {
-    std::this_thread::sleep_for(milliseconds(20 + random() % 40));
+    std::this_thread::sleep_for(milliseconds(60 + random() % 120));
     for (const pid_t worker : children_of(tuner, "simulated"))
       kills += kill(worker, SIGKILL) == 0;
   }
