@@ -6,7 +6,6 @@
 #include "autotune/bench_messages.h"
 #include "autotune/bench_server.h"
 #include "autotune/device_bench.h"
-#include "autotune/kernel_library.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -35,6 +34,28 @@ RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
                {"library_dirs", options.library_dirs},
                {"templates", templates}};
   return out;
+}
+
+std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus) {
+  std::vector<std::unique_ptr<TrialBench>> benches;
+  std::vector<std::string> command = library.options().worker_command;
+  if (command.empty()) {
+    benches.push_back(std::make_unique<DeviceBench>(library));
+    return benches;
+  }
+  command.push_back("measure");
+  const DeviceInfo& own = library.context().device();
+  const auto add = [&](int ordinal) {
+    benches.push_back(std::make_unique<RemoteBench>(
+        device_worker(command, ordinal, library.options(), library.families().templates())));
+  };
+  add(own.ordinal);
+  for (const DeviceInfo& other : devices()) {
+    if (max_gpus > 0 && benches.size() >= static_cast<std::size_t>(max_gpus)) break;
+    if (other.ordinal != own.ordinal && other.fingerprint() == own.fingerprint())
+      add(other.ordinal);
+  }
+  return benches;
 }
 
 void serve_device_bench(ParentChannel& channel, FamilyRegistry (*make_families)(HeaderMap)) {

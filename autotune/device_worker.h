@@ -1,8 +1,9 @@
 #pragma once
+#include <memory>
 #include <string>
 #include <vector>
 
-#include "autotune/kernel_catalog.h"
+#include "autotune/kernel_library.h"
 #include "autotune/remote_bench.h"
 
 namespace quern {
@@ -12,6 +13,12 @@ namespace quern {
 /// library that will use the results, so that both share a cache.
 RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
                                  const KernelLibraryOptions& options, const HeaderMap& templates);
+
+/// One bench for the GPU of `library`, and one for each other GPU of this machine that equals it
+/// (fingerprint), at most `max_gpus` in all; 0 = no limit. Each in a process of its own, if
+/// KernelLibraryOptions::worker_command says how to start one ("measure" is appended); else there is
+/// one, in this process.
+std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus);
 
 /// The other end: opens the GPU that the first message names and serves trials of the families that
 /// `make_families` makes of the template text (FamilyRegistry::shipped, or one's own) until the

@@ -13,12 +13,35 @@ namespace {
 /// In the log, of a vendor library's routine: it has no image.
 constexpr const char* kNoImage = "00000000000000000000000000000000";
 
+/// Adds the time of a scope.
+class Stopwatch {
+ public:
+  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  ~Stopwatch() {
+    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
+  Stopwatch(const Stopwatch&) = delete;
+  Stopwatch& operator=(const Stopwatch&) = delete;
+
+ private:
+  double& seconds_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
 bool takes_a_process_down(TrialStatus status) {
   return status == TrialStatus::faulted || status == TrialStatus::timed_out ||
          status == TrialStatus::launch_failed;
 }
 
 }  // namespace
+
+TrialTimes& TrialTimes::operator+=(const TrialTimes& other) {
+  open += other.open;
+  compile += other.compile;
+  gate += other.gate;
+  measure += other.measure;
+  return *this;
+}
 
 Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
     : family_(catalog.families().at(request.family)), problem_(request.problem) {
@@ -75,6 +98,7 @@ ProblemTrials::ProblemTrials(TrialStores& stores, Candidates& candidates, Compil
       bench_(bench),
       on_step_(std::move(on_step)),
       states_(candidates.configs().size()) {
+  const Stopwatch watch(times_.open);
   bench_.open(family_name(), candidates_.problem(), candidates_.configs());
 }
 
@@ -97,6 +121,7 @@ void ProblemTrials::announce(std::span<const std::size_t> chosen) {
 }
 
 Verdict ProblemTrials::compile(std::size_t i) {
+  const Stopwatch watch(times_.compile);
   State& state = states_[i];
   if (std::exchange(state.compiled, true)) return {};
   std::optional<CompileOutcome> outcome;
@@ -127,6 +152,7 @@ Verdict ProblemTrials::compile(std::size_t i) {
 Verdict ProblemTrials::gate(std::size_t i) {
   State& state = states_[i];
   if (state.resumed) return {TrialStatus::ok, "", state.error};
+  const Stopwatch watch(times_.gate);
   const Verdict verdict = bench_.gate(i);
   state.error = verdict.error;
   if (verdict.status != TrialStatus::ok) keep(i, verdict, {});
@@ -141,6 +167,7 @@ Verdict ProblemTrials::measure(std::size_t i, int num_samples, std::vector<doubl
     state.samples_us.clear();
     return {TrialStatus::ok, "", state.error};
   }
+  const Stopwatch watch(times_.measure);
   const std::size_t before = samples_us.size();
   Verdict verdict = bench_.measure(i, num_samples, samples_us);
   const std::span<const double> fresh = std::span(samples_us).subspan(before);
@@ -185,6 +212,7 @@ void ProblemTrials::warm_up(double seconds) {
   const std::size_t only_default = 0;
   announce({&only_default, 1});
   if (compile(0).status != TrialStatus::ok || gate(0).status != TrialStatus::ok) return;
+  const Stopwatch watch(times_.measure);
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   for (std::vector<double> ignored; Clock::now() < end;)
     if (bench_.measure(0, 8, ignored).status != TrialStatus::ok) return;

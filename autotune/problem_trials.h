@@ -56,6 +56,15 @@ struct TrialStores {
   TrialLog log;
 };
 
+/// Where the time of a problem's trials went, in seconds.
+struct TrialTimes {
+  double open = 0;     // operands, and the oracle's answer
+  double compile = 0;  // waiting for compilers, and loading
+  double gate = 0;
+  double measure = 0;
+  TrialTimes& operator+=(const TrialTimes& other);
+};
+
 /// The search's view of one problem: compiles on the farm, trials on a bench, every finished trial
 /// in the log. What the log knows of an equal image from a run that was killed is not tried again;
 /// the final always is.
@@ -77,6 +86,7 @@ class ProblemTrials : public TrialRunner {
 
   std::size_t num_tried() const { return num_tried_; }
   std::size_t num_resumed() const { return num_resumed_; }
+  const TrialTimes& times() const { return times_; }
   double best_us() const { return best_us_; }        // 0 while unknown
   double default_us() const { return default_us_; }  // 0 while unknown
 
@@ -99,6 +109,7 @@ class ProblemTrials : public TrialRunner {
   std::function<void(const ProblemTrials&)> on_step_;
   std::vector<State> states_;
   std::size_t num_tried_ = 0, num_resumed_ = 0;
+  TrialTimes times_;
   double best_us_ = 0, default_us_ = 0;
 };
 

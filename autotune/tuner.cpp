@@ -185,6 +185,7 @@ class Tuner {
       search_options.deadline = deadline;
       problem.search = search(candidates->configs().size(), trials, search_options);
       problem.num_resumed = trials.num_resumed();
+      problem.times = trials.times();
       tell_blocked(*candidates, problem.search);
       if (problem.search.winner && options_.energy) {
         problem.energy_mj = bench.energy_mj(*problem.search.winner);
@@ -200,6 +201,7 @@ class Tuner {
       return;
     }
     const std::lock_guard lock(mutex_);
+    report_.times += problem.times;
     report_.measured += problem.search.num_measured;
     report_.rejected += problem.search.num_rejected;
     report_.failed += problem.search.num_failed;
@@ -339,6 +341,11 @@ ordered_json to_json(const TuneReport& report) {
           {"failed", report.failed},
           {"blocked", report.blocked},
           {"seconds", report.seconds},
+          {"seconds_by_phase",
+           {{"open", report.times.open},
+            {"compile", report.times.compile},
+            {"gate", report.times.gate},
+            {"measure", report.times.measure}}},
           {"records", std::move(records)}};
 }
 

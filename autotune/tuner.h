@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "autotune/kernel_library.h"
+#include "autotune/problem_trials.h"
 #include "autotune/search.h"
 #include "autotune/trial_bench.h"
 #include "autotune/tune_progress.h"
@@ -29,6 +30,7 @@ struct ProblemReport {
   SearchResult search;          // if tuned or failed; trials in order of `configs`
   std::size_t num_resumed = 0;  // of the trials those that a killed run had made
   std::optional<double> energy_mj, default_energy_mj;  // a launch, if asked for and measurable
+  TrialTimes times;
   double seconds = 0;
 };
 /// "tuned", "recorded", "failed", "out_of_time".
@@ -51,10 +53,12 @@ struct TuneReport {
   std::vector<ProblemReport> problems;  // every distinct problem, in the order asked for
   std::size_t compiled = 0;             // images that NVRTC built
   std::size_t measured = 0, rejected = 0, failed = 0, blocked = 0;  // candidates
+  TrialTimes times;  // of all benches together
   double seconds = 0;
 };
 /// For `quern tune --json`: problems (count), compiled, measured, rejected, failed, seconds,
-/// records[].
+/// seconds_by_phase
+/// (open, compile, gate, measure), records[].
 ordered_json to_json(const TuneReport& report);
 
 /// Tunes every distinct problem (dynamic fields rounded up to powers of two) that has no valid

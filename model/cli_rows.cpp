@@ -93,7 +93,8 @@ RowSession::RowSession(const Common& common, int ordinal, std::unique_ptr<RowFam
     : context_(ordinal),
       family_(*family),
       library_(context_, registry_of(common, std::move(family)),
-               {cache_root(common), common.library_dirs, 0, common.worker_command}) {}
+               // No workers: they would not know a kernel of the user's own.
+               {cache_root(common), common.library_dirs, 0, {}}) {}
 
 std::string row_table(const RowFamily& family, const std::vector<RowBenchResult>& results) {
   Table table({"kernel", "shape", "dtype", "config", "us", "+-", "GB/s", "% of copy", "default us",

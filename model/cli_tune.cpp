@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "autotune/build_ahead.h"
+#include "autotune/device_worker.h"
 #include "autotune/tuner.h"
 #include "compiler/compile_farm.h"
 #include "model/cli.h"
@@ -20,12 +21,13 @@ std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vec
                                        const std::vector<int>& prompts) {
   std::vector<KernelRequest> requests;
   for (const ModelProblem& p : model_problems(config, gpu_dtype(config), batches, prompts))
-    requests.push_back({p.family, p.problem});
+    requests.push_back({p.family, p.problem, static_cast<double>(p.count)});
   return requests;
 }
 
 TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
-                              const std::vector<KernelRequest>& requests, TuneOptions options) {
+                              const std::vector<KernelRequest>& requests, TuneOptions options,
+                              int max_gpus) {
   ProgressLine line(common);
   options.progress = [&](const TuneProgress& progress) {
     if (common.terminal) line.update(progress_text(progress, ProgressLine::width()));
@@ -40,7 +42,10 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
            to_text(problem.configs[trial.candidate]),
            trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
   };
-  return tune(library, requests, options);
+  const auto benches = device_benches(library, max_gpus);
+  std::vector<TrialBench*> pointers;
+  for (const auto& bench : benches) pointers.push_back(bench.get());
+  return tune(library, pointers, requests, options);
 }
 
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
@@ -96,6 +101,7 @@ struct Options {
   std::vector<int> batches = {1, 16};
   std::vector<int> prompts = {512};
   bool force = false;
+  int gpus = 0;
   std::string search{name(SearchStrategy::ranked)};
   std::vector<std::string> archs;
 };
@@ -112,7 +118,8 @@ void run_tune(const Common& common, const Options& options) {
   tuning.budget_seconds = options.budget;
   tuning.search.strategy = parse_search_strategy(options.search).value();
   TuneReport report = tune_with_progress(
-      common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning);
+      common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning,
+      options.gpus);
   std::vector<Refinement> refined;
   if (options.budget == 0 || report.seconds < options.budget) {
     GpuModelOptions room;
@@ -200,6 +207,9 @@ void add_tune(CLI::App& app, Common& common) {
                    "the candidates to try: the preferred, all, or a random sample")
       ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
       ->capture_default_str();
+  command
+      ->add_option("--gpus", options->gpus, "equal GPUs to share the work among; 0 = all there are")
+      ->check(CLI::Range(0, 64));
   command->callback([&common, options] { run_tune(common, *options); });
 }
 

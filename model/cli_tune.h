@@ -12,9 +12,11 @@ namespace quern::cli {
 /// What decode steps of these batch sizes and prompts of these lengths ask of the tuner.
 std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vector<int>& batches,
                                        const std::vector<int>& prompts);
-/// tune() with a progress line on stderr.
+/// tune() with a progress line on stderr, on at most `max_gpus` GPUs that equal the library's (0 = all
+/// of them), in worker processes where the library has a command for them.
 TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
-                              const std::vector<KernelRequest>& requests, TuneOptions options);
+                              const std::vector<KernelRequest>& requests, TuneOptions options,
+                              int max_gpus = 1);
 /// refine_decode() for each batch size that the model was opened for, with a progress line. Says
 /// what changed on stderr if `verbose`. Does nothing if nothing was tuned just now.
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,

@@ -20,7 +20,11 @@ struct ScaleProblem {
 };
 
 struct ScaleConfig {
-  enum Fault { none, wrong, out_of_bounds, race, tail, dirty_counters, no_compile, num_faults };
+  enum Fault {
+    none, wrong, out_of_bounds, race, tail, dirty_counters, no_compile,
+    // These take a process down, or are refused by the driver.
+    illegal, misaligned, trap, endless, too_much_smem, too_many_threads, num_faults
+  };
   int threads = 256;
   int fault = none;
   static constexpr auto fields() {
@@ -97,6 +101,12 @@ __device__ void scale_kernel(const Args& args) {
   static_assert(C::fault != 6, "this config is meant not to compile");
   const int i = blockIdx.x * C::threads + threadIdx.x;
   const int n = C::fault == 4 ? args.n / 2 * 2 : args.n;  // forgets an odd tail
+  if (i == 0 && C::fault == 7) *reinterpret_cast<volatile float*>(8) = 1;
+  if (i == 0 && C::fault == 8)
+    *reinterpret_cast<volatile double*>(reinterpret_cast<char*>(args.y) + 1) = 1;
+  if (i == 0 && C::fault == 9) asm volatile("trap;");
+  if (i == 0 && C::fault == 10)
+    while (*reinterpret_cast<const volatile int*>(args.shift) != -12345) {}
   if (i == 0 && C::fault == 2) args.z[args.n] = 1;
   if (i == 0 && C::fault == 5) args.counters[3] = 1;
   if (i >= n) return;
@@ -113,6 +123,10 @@ __device__ void scale_kernel(const Args& args) {
     plan.block[0] = threads;
     plan.grid[0] = (static_cast<unsigned>(p.n) + threads - 1) / threads;
     plan.workspace_bytes = 64;
+    if (from_params<ScaleConfig>(config).fault == ScaleConfig::too_much_smem)
+      plan.smem_bytes = 300 << 10;
+    if (from_params<ScaleConfig>(config).fault == ScaleConfig::too_many_threads)
+      plan.block[0] = 2048;
     return plan;
   }
   std::vector<OperandSpec> operands(const Params& problem) const override {
