@@ -377,6 +377,8 @@ ordered_json to_json(const TuneReport& report) {
       entry["spread_us"] = problem.record.spread_us;
       entry["default_us"] = problem.record.default_us;
       entry["error"] = problem.record.error;
+      if (problem.energy_mj) entry["energy_mj"] = *problem.energy_mj;
+      if (problem.default_energy_mj) entry["default_energy_mj"] = *problem.default_energy_mj;
     } else if (!problem.reason.empty()) {
       entry["reason"] = problem.reason;
     }

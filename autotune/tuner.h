@@ -1,5 +1,6 @@
 #pragma once
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -26,6 +27,9 @@ struct ProblemReport {
   std::vector<Params> configs;  // the candidates, the default first
   SearchResult search;          // if tuned or failed; trials in order of `configs`
   double seconds = 0;
+  /// Of one launch of the recorded config and of the default, in millijoules; only where asked for
+  /// (autotune/energy.h) and the GPU counts energy.
+  std::optional<double> energy_mj, default_energy_mj;
 };
 /// "tuned", "recorded", "failed", "out_of_time".
 std::string_view name(ProblemReport::Outcome outcome);
