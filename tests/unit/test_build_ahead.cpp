@@ -49,6 +49,21 @@ TEST_CASE("images are built for a GPU that is not here, once") {
   CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, {}}).images, 2);
   CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {parse_arch("sm_90a"), {}}).images, 1);
 
+  // A known device gets what was recorded on it, before what its relatives found; and the tuner's
+  // candidates include everybody's.
+  const ordered_json mine = {{"name", "A100"}, {"compute_capability", "8.0"}, {"driver", "2"}};
+  CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, mine}).images, 2);
+  record.fingerprint = mine;
+  record.config["threads"] = 64;
+  RecordStore(folder.path(), mine).append(record);
+  const BuildReport own = build_ahead(families, *nvrtc, images, requests, {arch, mine});
+  CHECK_EQ(own.images, 2);
+  CHECK_EQ(own.compiled, 1);
+  CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, {}}).images, 3);
+  CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, mine}, {.all_candidates = true})
+               .images,
+           4);
+
   const std::vector<KernelRequest> bad{{"scale", {{"n", 0}, {"scale", 3}}}};
   CHECK_EQ(build_ahead(families, *nvrtc, images, bad, {arch, {}}).failed.size(), 1);
   const std::vector<KernelRequest> unknown{{"absent", Params::object()}};
