@@ -42,10 +42,6 @@ ordered_json answer(TrialBench& bench, const ordered_json& request) {
     reply["samples_us"] = samples;
     return reply;
   }
-  if (what == "energy") {
-    const auto energy = bench.energy_mj(candidate);
-    return energy ? ordered_json{{"mj", *energy}} : ordered_json::object();
-  }
   throw Error("a message between processes is damaged");
 }
 

@@ -16,13 +16,26 @@ struct BuildReport {
   std::size_t unsupported = 0;      // of these, problems that the architecture cannot serve at all
 };
 
-/// Builds images for a GPU that need not be here: for every problem the config recorded for such a
-/// GPU (any fingerprint of the architecture) and the default, or with `all_candidates` everything
-/// that a tuner there would try. Library routines need none. `progress` is told of every image that is
-/// ready or has failed. Throws InputError for an unknown family.
+/// The GPU to build for.
+struct BuildTarget {
+  Arch arch;                 // of a known device, or with the numbers of a usual product
+  ordered_json fingerprint;  // of a known device; null stands for any of the architecture
+};
+
+struct BuildOptions {
+  bool all_candidates = false;  // what a tuner there would try, and not only what would run
+  CompileFarmOptions farm{};
+  /// Told of every image that is ready or has failed.
+  std::function<void(std::size_t done, std::size_t total)> progress;
+};
+
+/// Builds images for a GPU that need not be here: for every problem the default and what was
+/// recorded on such a GPU. That is the record of the very fingerprint, else those of its model
+/// under another driver or power limit, else those of any GPU of the architecture. With
+/// `all_candidates` also the family's candidates, its reference kernel and every recorded config
+/// that is legal there. Library routines need no image. Throws InputError for an unknown family.
 BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
-                        std::span<const KernelRequest> requests, const Arch& arch,
-                        bool all_candidates, const CompileFarmOptions& farm_options = {},
-                        const std::function<void(std::size_t done, std::size_t total)>& progress = {});
+                        std::span<const KernelRequest> requests, const BuildTarget& target,
+                        const BuildOptions& options = {});
 
 }  // namespace quern

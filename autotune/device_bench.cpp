@@ -67,8 +67,6 @@ Verdict DeviceBench::measure(std::size_t candidate, int num_samples,
   return {};
 }
 
-std::optional<double> DeviceBench::energy_mj(std::size_t) { return std::nullopt; }
-
 void DeviceBench::close() { problem_.reset(); }
 
 }  // namespace quern

@@ -89,6 +89,15 @@ void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                          static_cast<double>(replay.num_nodes));
 }
 
+std::size_t Meter::run(std::size_t id, const ReadyKernel& kernel, double us) {
+  const Replay& replay = replay_of(id, kernel);
+  const auto count =
+      static_cast<std::size_t>(std::clamp(std::ceil(us / std::max(replay.us, 1.0)), 1.0, 1e5));
+  for (std::size_t i = 0; i < count; ++i) replay.graph.launch(stream_);
+  stream_.synchronize();
+  return count * replay.num_nodes;
+}
+
 std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
                                  const Params& problem, std::span<const Params> configs,
                                  int rounds) {

@@ -26,6 +26,9 @@ class Meter {
   /// names the kernel, whose graph is kept. Throws CudaError.
   void measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                std::vector<double>& samples_us);
+  /// Keeps the device busy with the kernel for `us` or a replay more, and waits for it. Returns the
+  /// launches. Throws CudaError.
+  std::size_t run(std::size_t id, const ReadyKernel& kernel, double us);
   std::size_t num_sets() const { return 1 + more_.size(); }
 
  private:

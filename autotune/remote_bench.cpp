@@ -163,12 +163,6 @@ Verdict RemoteBench::measure(std::size_t candidate, int num_samples,
   return bench::verdict_from(answer);
 }
 
-std::optional<double> RemoteBench::energy_mj(std::size_t candidate) {
-  const ordered_json answer = attempt(candidate, {{"do", "energy"}, {"candidate", candidate}});
-  if (const auto energy = answer.find("mj"); energy != answer.end()) return energy->get<double>();
-  return std::nullopt;
-}
-
 void RemoteBench::close() {
   problem_ = ordered_json();
   images_.clear();

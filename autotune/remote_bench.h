@@ -34,7 +34,6 @@ class RemoteBench : public TrialBench {
   Verdict gate(std::size_t candidate) override;
   Verdict measure(std::size_t candidate, int num_samples,
                   std::vector<double>& samples_us) override;
-  std::optional<double> energy_mj(std::size_t candidate) override;
   void close() override;
 
   /// Processes that were lost so far.

@@ -29,8 +29,6 @@ class TrialBench {
   /// Appends `num_samples` times of one launch, in microseconds.
   virtual Verdict measure(std::size_t candidate, int num_samples,
                           std::vector<double>& samples_us) = 0;
-  /// Millijoules that one launch takes, idle power included; nothing where that cannot be measured.
-  virtual std::optional<double> energy_mj(std::size_t candidate) = 0;
   /// Gives back the memory of what is open.
   virtual void close() = 0;
 };

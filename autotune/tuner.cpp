@@ -187,10 +187,6 @@ class Tuner {
       problem.num_resumed = trials.num_resumed();
       problem.times = trials.times();
       tell_blocked(*candidates, problem.search);
-      if (problem.search.winner && options_.energy) {
-        problem.energy_mj = bench.energy_mj(*problem.search.winner);
-        if (problem.search.default_us > 0) problem.default_energy_mj = bench.energy_mj(0);
-      }
     } catch (const OutOfMemoryError& error) {
       problem.reason = error.what();
       return;

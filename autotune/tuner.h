@@ -29,9 +29,11 @@ struct ProblemReport {
   std::vector<Params> configs;  // the candidates, the default first
   SearchResult search;          // if tuned or failed; trials in order of `configs`
   std::size_t num_resumed = 0;  // of the trials those that a killed run had made
-  std::optional<double> energy_mj, default_energy_mj;  // a launch, if asked for and measurable
   TrialTimes times;
   double seconds = 0;
+  /// Of one launch of the recorded config and of the default, in millijoules; only where asked for
+  /// (autotune/energy.h) and the GPU counts energy.
+  std::optional<double> energy_mj, default_energy_mj;
 };
 /// "tuned", "recorded", "failed", "out_of_time".
 std::string_view name(ProblemReport::Outcome outcome);
@@ -43,7 +45,6 @@ struct TuneOptions {
   double budget_seconds = 0;
   SearchOptions search;        // its deadline is set from the budget
   double warm_up_seconds = 1;  // of load before the first timing, for the clocks to settle
-  bool energy = false;         // of the winner and the default, after each problem
   /// Both are called by one thread at a time, which is the caller's where there is one bench.
   std::function<void(const TuneProgress&)> progress;
   std::function<void(const TuningRecord&)> on_record;  // once it is on disk

@@ -95,7 +95,7 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
     const auto start = std::chrono::steady_clock::now();
     refined = refine_with_progress(common, session, *model, config, tuning, options.batches).size();
     tune_seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    if (!common.json) fmt::print("{}", tune_table(session, tuning));
+    if (!common.json) fmt::print("{}", tune_text(common, session, tuning));
   }
   model->set_strict(common.strict);
   if (common.verbose)

@@ -1,9 +1,11 @@
 #include <fmt/format.h>
 
+#include "autotune/device_description.h"
 #include "compiler/nvrtc.h"
 #include "model/cli.h"
 #include "model/table.h"
 #include "runtime/base/error.h"
+#include "runtime/base/file.h"
 #include "runtime/cublaslt.h"
 #include "runtime/device.h"
 
@@ -61,11 +63,47 @@ void info(const Common& common) {
              cache.empty() ? "none: set QUERN_CACHE, XDG_CACHE_HOME or HOME" : cache);
 }
 
+/// Writes down the selected GPU for machines that do not have it.
+void describe_device(const Common& common, const std::string& file) {
+  const auto ordinal = gpu_ordinal(common.device);
+  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
+  if (!ordinal) throw InputError("only a GPU can be described: name one with --device");
+  const std::vector<DeviceInfo> found = devices();
+  if (static_cast<std::size_t>(*ordinal) >= found.size())
+    throw DeviceError(fmt::format("there is no GPU {}: this machine has {}, numbered from 0",
+                                  *ordinal, found.size()));
+  const DeviceInfo& device = found[static_cast<std::size_t>(*ordinal)];
+  const ordered_json document = to_json(describe(device));
+  if (file.empty()) {
+    print_json(document);
+    return;
+  }
+  write_file_atomically(file, document.dump(2) + "\n");
+  if (common.json)
+    print_json({{"file", file}, {"device", device.name}});
+  else
+    fmt::print("{} ({}) is described in {}\n", device.name, device.arch().name(), file);
+}
+
+struct Options {
+  std::string describe_file;
+};
+
 }  // namespace
 
 void add_info(CLI::App& app, Common& common) {
-  app.add_subcommand("info", "devices, driver, libraries and cache of this machine")
-      ->callback([&common] { info(common); });
+  const auto options = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("info", "devices, driver, libraries and cache of this machine");
+  const CLI::Option* describe =
+      command
+          ->add_option("--describe", options->describe_file,
+                       "write down the GPU for `quern compile --device-file` on another machine: "
+                       "to this file, or to stdout")
+          ->expected(0, 1);
+  command->callback([&common, options, describe] {
+    describe->count() > 0 ? describe_device(common, options->describe_file) : info(common);
+  });
 }
 
 }  // namespace quern::cli

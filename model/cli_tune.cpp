@@ -1,19 +1,24 @@
+#include <fmt/chrono.h>
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
+#include <filesystem>
 
-#include "autotune/build_ahead.h"
 #include "autotune/device_worker.h"
+#include "autotune/energy.h"
 #include "autotune/tuner.h"
 #include "compiler/compile_farm.h"
 #include "model/cli.h"
 #include "model/cli_tune.h"
 #include "model/forward.h"
 #include "model/gpu_session.h"
-#include "model/table.h"
 #include "model/tune_progress_text.h"
+#include "model/tune_report_html.h"
+#include "model/tune_table.h"
 #include "runtime/base/error.h"
-#include "templates/embedded.h"
+#include "runtime/base/file.h"
 
 namespace quern::cli {
 
@@ -71,26 +76,14 @@ std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& s
   return changes;
 }
 
-std::string tune_table(GpuSession& session, const TuneReport& report) {
-  Table table(
-      {"problem", "config", "us", "+-", "default us", "% of roof", "tried", "rejected", "failed"});
-  const double roof = session.read_roof();
-  for (const ProblemReport& p : report.problems) {
-    const bool known =
-        p.outcome == ProblemReport::Outcome::tuned || p.outcome == ProblemReport::Outcome::recorded;
-    const Cost cost = session.kernels().families().at(p.family).cost(p.problem);
-    table.add({p.family + " " + to_text(p.problem),
-               known ? to_text(p.record.config) : fmt::format("{}: {}", name(p.outcome), p.reason),
-               known ? fmt::format("{:.1f}", p.record.median_us) : "-",
-               known ? fmt::format("{:.1f}", p.record.spread_us) : "-",
-               known ? fmt::format("{:.1f}", p.record.default_us) : "-",
-               known && p.record.median_us > 0
-                   ? fmt::format("{:.0f}", 100 * cost.bytes / (p.record.median_us * 1e-6) / roof)
-                   : "-",
-               std::to_string(p.search.num_measured), std::to_string(p.search.num_rejected),
-               std::to_string(p.search.num_failed)});
-  }
-  return table.text();
+Roofs roofs_of(GpuSession& session) {
+  return {session.read_roof(), session.context().device().peak_tensor_flops_per_s()};
+}
+
+std::string tune_text(const Common& common, GpuSession& session, const TuneReport& report,
+                      bool energy) {
+  const auto facts = facts_of(session.kernels(), report, roofs_of(session));
+  return tune_table(report, facts, {common.verbose, energy});
 }
 
 namespace {
@@ -103,10 +96,68 @@ struct Options {
   bool force = false;
   int gpus = 0;
   std::string search{name(SearchStrategy::ranked)};
-  std::vector<std::string> archs;
+  std::string report_file;
+  bool energy = false;
 };
 
+/// Refuses a place that cannot take a file, before minutes are spent on what goes there.
+void check_report_place(const std::string& file) {
+  const std::filesystem::path path(file);
+  const auto folder = path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
+  std::error_code ignored;
+  if (std::filesystem::is_directory(path, ignored))
+    throw InputError(fmt::format("cannot write the report: {} is a folder", file));
+  if (!std::filesystem::is_directory(folder, ignored) || access(folder.c_str(), W_OK) != 0)
+    throw InputError(
+        fmt::format("cannot write the report: {} is no folder that takes files", folder.string()));
+}
+
+void write_report(const Common& common, const Options& options, GpuSession& session,
+                  const TuneReport& report) {
+  const DeviceInfo& device = session.context().device();
+  const Roofs roofs = roofs_of(session);
+  TunePageHeader header;
+  header.title =
+      fmt::format("{} on {}", model_folder(common, options.model).filename().string(), device.name);
+  header.date = fmt::format("{:%Y-%m-%d %H:%M} UTC", fmt::gmtime(std::time(nullptr)));
+  header.facts = {
+      {"device",
+       fmt::format("{} ({}), {} SMs, {} MB L2, power limit {} W", device.name, device.arch().name(),
+                   device.num_sms, device.l2_bytes >> 20, device.power_limit_w)},
+      {"driver", device.fingerprint().at("driver").get<std::string>()},
+      {"compiler", "NVRTC " + session.kernels().nvrtc().version()},
+      {"roofs", fmt::format("{:.0f} GB/s as a kernel that only reads reached, {:.0f} TFLOP/s of "
+                            "the tensor cores on paper (dense, 16-bit inputs, highest clock)",
+                            roofs.bytes_per_s / 1e9, roofs.flops_per_s / 1e12)},
+      {"tuned for",
+       fmt::format("batch {}; prompts of {} tokens; {} search", fmt::join(options.batches, ", "),
+                   fmt::join(options.prompts, ", "), options.search)}};
+  const auto facts = facts_of(session.kernels(), report, roofs);
+  write_file_atomically(options.report_file, tune_report_html(header, report, facts));
+}
+
+/// The columns of millijoules, with a sentence where there is nothing to fill them with.
+void measure_energy(const Common& common, GpuSession& session, TuneReport& report) {
+  ProgressLine line(common);
+  const bool counted =
+      add_energy(session.kernels(), report, [&](std::size_t done, std::size_t total) {
+        line.update(fmt::format("measuring energy {}/{}", done, total));
+      });
+  line.clear();
+  if (!counted) note("this GPU does not count its energy, so that none is reported\n");
+}
+
+ordered_json tune_json(GpuSession& session, const TuneReport& report, std::size_t refined) {
+  ordered_json document = to_json(report);
+  document["refined"] = refined;
+  const auto facts = facts_of(session.kernels(), report, roofs_of(session));
+  for (std::size_t i = 0; i < facts.size(); ++i)
+    if (facts[i].roof_us > 0) document["records"][i]["roof_us"] = facts[i].roof_us;
+  return document;
+}
+
 void run_tune(const Common& common, const Options& options) {
+  if (!options.report_file.empty()) check_report_place(options.report_file);
   const auto ordinal = gpu_ordinal(common.device);
   if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
   if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
@@ -133,53 +184,16 @@ void run_tune(const Common& common, const Options& options) {
       note("the tuned kernels were not raced inside the whole step: {}\n", error.what());
     }
   }
+  if (options.energy) measure_energy(common, session, report);
+  if (!options.report_file.empty()) write_report(common, options, session, report);
   if (common.json) {
-    ordered_json document = to_json(report);
-    document["refined"] = refined.size();
-    print_json(document);
+    print_json(tune_json(session, report, refined.size()));
     return;
   }
-  fmt::print("{}", tune_table(session, report));
-  fmt::print(
-      "{} problems, {} kernels compiled, {} candidates measured, {} rejected, {} failed, "
-      "{} changed in the step, {:.1f} s; records are in {}\n",
-      report.problems.size(), report.compiled, report.measured, report.rejected, report.failed,
-      refined.size(), report.seconds, cache_root(common).string());
-}
-
-/// Builds the images that a model's defaults and records need, for GPUs that need not be here.
-void run_compile(const Common& common, const Options& options) {
-  std::vector<Arch> archs;  // all of them known before the first is compiled for
-  for (const std::string& name : options.archs) archs.push_back(parse_arch(name));
-  const ModelConfig config = load_config(model_folder(common, options.model));
-  const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
-  const Nvrtc nvrtc(common.library_dirs);
-  ImageStore images(cache_root(common));
-  const auto requests = requests_of(config, options.batches, options.prompts);
-  const CompileFarmOptions farm{.worker_command = compile_worker_command(common.worker_command)};
-  ProgressLine line(common);
-  BuildReport all;
-  for (const Arch& arch : archs) {
-    const BuildReport one =
-        build_ahead(families, nvrtc, images, requests, arch, false, farm,
-                    [&](std::size_t done, std::size_t total) {
-                      line.update(fmt::format("compiling for {}: {}/{}", arch.name(), done, total));
-                    });
-    if (one.unsupported > 0) throw InputError(one.failed.front());
-    all.images += one.images;
-    all.compiled += one.compiled;
-    all.failed.insert(all.failed.end(), one.failed.begin(), one.failed.end());
-  }
-  line.clear();
-  if (common.json)
-    print_json({{"images", all.images},
-                {"compiled", all.compiled},
-                {"failed", all.failed.size()},
-                {"failures", all.failed}});
-  else
-    fmt::print("{} images ready ({} compiled now), {} failed\n", all.images, all.compiled,
-               all.failed.size());
-  if (!all.failed.empty()) throw Error(all.failed.front());
+  fmt::print("{}", tune_text(common, session, report, options.energy));
+  fmt::print("{} changed in the step; records are in {}\n", refined.size(),
+             cache_root(common).string());
+  if (!options.report_file.empty()) fmt::print("the report is in {}\n", options.report_file);
 }
 
 }  // namespace
@@ -210,27 +224,11 @@ void add_tune(CLI::App& app, Common& common) {
   command
       ->add_option("--gpus", options->gpus, "equal GPUs to share the work among; 0 = all there are")
       ->check(CLI::Range(0, 64));
+  command->add_option("--report", options->report_file,
+                      "also write the searches as one HTML page to this file");
+  command->add_flag("--energy", options->energy,
+                    "also measure the energy of a launch, about two seconds a problem");
   command->callback([&common, options] { run_tune(common, *options); });
-}
-
-void add_compile(CLI::App& app, Common& common) {
-  const auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("compile", "compile a model's kernels for GPUs that need not be here");
-  command->add_option("MODEL", options->model, "model folder (default: the bundled model)");
-  command->add_option("--arch", options->archs, "sm_80,sm_90a,...")
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->required();
-  command->add_option("--batch", options->batches)
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(CLI::Range(1, 1024));
-  command->add_option("--prompt", options->prompts)
-      ->delimiter(',')
-      ->allow_extra_args(false)
-      ->check(CLI::Range(1, 1 << 20));
-  command->callback([&common, options] { run_compile(common, *options); });
 }
 
 }  // namespace quern::cli

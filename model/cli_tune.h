@@ -2,6 +2,7 @@
 #include <string>
 #include <vector>
 
+#include "autotune/roof.h"
 #include "autotune/tuner.h"
 #include "model/cli.h"
 #include "model/gpu_session.h"
@@ -23,7 +24,11 @@ std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& s
                                              GpuModel& model, const ModelConfig& config,
                                              TuneReport& report,
                                              const std::vector<int>& batches);
-/// One row a problem: config, time, default's time, percent of the roof, candidates.
-std::string tune_table(GpuSession& session, const TuneReport& report);
+/// The roofs of the session's GPU; the first call measures.
+Roofs roofs_of(GpuSession& session);
+/// The table of what was found (model/tune_table.h), every field and config in full with -v;
+/// `energy`: with the columns of millijoules.
+std::string tune_text(const Common& common, GpuSession& session, const TuneReport& report,
+                      bool energy = false);
 
 }  // namespace quern::cli

@@ -16,8 +16,12 @@ std::string Table::text() const {
   for (std::size_t r = 0; r < rows_.size(); ++r) {
     std::string line;
     for (std::size_t i = 0; i < rows_[r].size(); ++i)
-      line += i == 0 ? fmt::format("{:<{}}", rows_[r][i], widths[i])
-                     : fmt::format("  {:>{}}", rows_[r][i], widths[i]);
+      if (i == 0)
+        line += fmt::format("{:<{}}", rows_[r][i], widths[i]);
+      else if (prose_ && i + 1 == widths.size())
+        line += "  " + rows_[r][i];
+      else
+        line += fmt::format("  {:>{}}", rows_[r][i], widths[i]);
     line.erase(line.find_last_not_of(' ') + 1);
     out += line + '\n';
     if (r == 0) {

@@ -47,6 +47,7 @@ DeviceInfo describe(int ordinal) {
   info.num_sms = attribute(device, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT);
   info.l2_bytes = attribute(device, CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE);
   check(cuda.DeviceTotalMem(&info.memory_bytes, device));
+  info.sm_clock_khz = attribute(device, CU_DEVICE_ATTRIBUTE_CLOCK_RATE);
   info.memory_clock_khz = attribute(device, CU_DEVICE_ATTRIBUTE_MEMORY_CLOCK_RATE);
   info.memory_bus_bits = attribute(device, CU_DEVICE_ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH);
   info.smem_per_block_bytes =
@@ -87,6 +88,11 @@ Arch DeviceInfo::arch() const {
 double DeviceInfo::peak_bytes_per_s() const {
   // Two transfers per clock: GDDR and HBM are both double data rate.
   return 2.0 * memory_clock_khz * 1000.0 * memory_bus_bits / 8.0;
+}
+
+double DeviceInfo::peak_tensor_flops_per_s() const {
+  const double share = name.find("GeForce") == name.npos ? 1 : 0.5;
+  return share * arch().tensor_flops_per_sm_clock() * num_sms * sm_clock_khz * 1000.0;
 }
 
 ordered_json DeviceInfo::fingerprint() const {

@@ -18,6 +18,7 @@ struct DeviceInfo {
   int num_sms = 0;
   long l2_bytes = 0;
   std::size_t memory_bytes = 0;
+  int sm_clock_khz = 0;  // the highest
   int memory_clock_khz = 0;
   int memory_bus_bits = 0;
   int smem_per_block_bytes = 0, smem_per_sm_bytes = 0, max_threads_per_sm = 0, registers_per_sm = 0;
@@ -29,6 +30,9 @@ struct DeviceInfo {
   Arch arch() const;
   /// Datasheet memory bandwidth from clock and bus width, in bytes per second.
   double peak_bytes_per_s() const;
+  /// Dense tensor-core peak for 16-bit inputs and f32 sums at the highest clock, in operations per
+  /// second (a multiply-add is two).
+  double peak_tensor_flops_per_s() const;
   /// What tuning results depend on, as people read it: name, compute capability, SM count, L2,
   /// memory clock and bus, power limit, driver.
   ordered_json fingerprint() const;

@@ -8,6 +8,12 @@ namespace quern {
 
 std::string Arch::name() const { return fmt::format("sm_{}{}", cc(), suffix); }
 
+double Arch::tensor_flops_per_sm_clock() const {
+  if (major == 10) return 8192;
+  if (major == 9) return 4096;
+  return cc() == 80 ? 2048 : 1024;
+}
+
 const std::vector<Arch>& known_archs() {
   constexpr int kib = 1024;
   constexpr long mib = 1024 * 1024;

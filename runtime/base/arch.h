@@ -27,6 +27,9 @@ struct Arch {
   bool has_tma() const { return cc() >= 90; }
   /// Programmatic dependent launch (griddepcontrol).
   bool has_pdl() const { return cc() >= 90; }
+  /// Operations (a multiply-add is two) that the tensor cores of one SM do in a clock: dense, 16-bit
+  /// inputs, f32 sums. Source: NVIDIA's architecture white papers. GeForce products do half.
+  double tensor_flops_per_sm_clock() const;
   bool has_wgmma() const { return major == 9 && suffix == "a"; }
 };
 

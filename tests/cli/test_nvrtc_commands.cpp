@@ -71,6 +71,37 @@ TEST_CASE("compile fills the cache once") {
   CHECK(quern.json_of({"cache", "prune", "--days", "0"})["removed"] == first["compiled"]);
 }
 
+TEST_CASE("compile builds for a GPU that was described elsewhere") {
+  QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
+  const Quern quern;
+  const std::string device = std::string(QUERN_SOURCE_DIR) + "/tests/data/h200.json";
+  const std::vector<std::string> words{"compile", "--device-file", device, "--batch",
+                                       "1",       "--prompt",      "16"};
+  const json first = quern.json_of(words);
+  CHECK(first["failed"] == 0);
+  CHECK(first["compiled"].get<int>() > 0);
+  CHECK(quern.json_of(words)["compiled"] == 0);
+  auto more = words;
+  more.insert(more.end(), {"--device-file", device});  // twice the same is nothing new
+  CHECK(quern.json_of(more)["compiled"] == 0);
+}
+
+TEST_CASE("a device description is refused in one sentence that names the file") {
+  const Quern quern;
+  const std::string good = read_file(std::string(QUERN_SOURCE_DIR) + "/tests/data/h200.json");
+  std::string other_arch = good;
+  other_arch.replace(other_arch.find("sm_90a"), 6, "sm_80");
+  const std::string file = quern.path("device.json");
+  for (const std::string& text : {std::string(), std::string("{"), good.substr(0, good.size() / 2),
+                                  std::string("{\"quern_device\": 2}"), other_arch,
+                                  std::string(100000, '[')}) {
+    write_file_atomically(file, text);
+    quern.refuses({"compile", "--device-file", file}, 2, "device.json: ");
+  }
+  quern.refuses({"compile", "--device-file", quern.path("missing")}, 2, "missing");
+  quern.refuses({"compile", "--device-file"}, 2, "--device-file");
+}
+
 TEST_CASE("compile refuses what it cannot build") {
   QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
   const Quern quern;

@@ -15,6 +15,21 @@ TEST_CASE("info reports what there is") {
   CHECK(text.err.empty());
 }
 
+TEST_CASE("only a GPU can be described") {
+  const Quern quern;
+  quern.refuses({"info", "--describe"}, 3, "driver");
+  quern.refuses({"info", "--describe", quern.path("device.json")}, 3, "driver");
+  quern.refuses({"info", "--describe", "--device", "cpu"}, 2, "only a GPU");
+  CHECK_FALSE(std::filesystem::exists(quern.path("device.json")));
+}
+
+TEST_CASE("a report that cannot be written is refused before the tune") {
+  const Quern quern;
+  quern.refuses({"tune", "--report", quern.path("missing/r.html")}, 2, "cannot write the report");
+  quern.refuses({"tune", "--report", "/"}, 2, "is a folder");
+  quern.refuses({"tune", "--report", quern.path("r.html")}, 3, "driver");
+}
+
 TEST_CASE("help is no error") {
   const Quern quern;
   for (const std::vector<std::string>& words :

@@ -68,6 +68,8 @@ TEST_CASE("a device's numbers reach its architecture, its roof and its fingerpri
   CHECK_EQ(info.arch().num_sms, 120);
   CHECK_EQ(info.arch().smem_per_block_bytes, 232448);
   CHECK_EQ(info.peak_bytes_per_s(), doctest::Approx(4.917e12).epsilon(1e-3));
+  info.sm_clock_khz = 1980000;
+  CHECK_EQ(info.peak_tensor_flops_per_s(), doctest::Approx(4096 * 120 * 1.98e9));
   const ordered_json fingerprint = info.fingerprint();
   CHECK_EQ(fingerprint.at("compute_capability"), "9.0");
   CHECK_EQ(fingerprint.at("driver"), "CUDA 13.0");
