@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "autotune/gate.h"
+#include "cache/system_cache.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 
@@ -102,10 +103,12 @@ KernelLibrary::KernelLibrary(const Context& context, FamilyRegistry families,
       families_(std::move(families)),
       options_(std::move(options)),
       nvrtc_(options_.library_dirs),
-      images_(options_.cache_root),
-      records_(options_.cache_root, context.device().fingerprint()) {
+      images_(options_.cache_root, options_.system_cache_root),
+      records_(options_.cache_root, context.device().fingerprint(), options_.system_cache_root) {
+  if (const auto problem = system_cache_problem(options_.system_cache_root))
+    log(LogLevel::warning, *problem);
   const std::string own = fingerprint_hash(records_.fingerprint());
-  for (TuningRecord& record : all_records(options_.cache_root))
+  for (TuningRecord& record : all_records(options_.cache_root, nullptr, options_.system_cache_root))
     if (fingerprint_hash(record.fingerprint) != own) {
       std::string key = key_of(record.family, record.problem);
       foreign_.emplace(std::move(key), std::move(record));

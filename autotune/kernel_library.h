@@ -100,6 +100,8 @@ struct KernelLibraryOptions {
   /// Searched first for libnvrtc and libcublasLt.
   std::vector<std::string> library_dirs;
   int compile_threads = 0;  // 0 = one per processor
+  /// Only ever read (cache/system_cache.h); empty = none.
+  std::filesystem::path system_cache_root = {};
 };
 
 /// From problem to kernel: looks up what tuning found, compiles through the cache, loads. Owns

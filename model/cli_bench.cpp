@@ -65,7 +65,8 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   const ModelConfig config = load_config(folder);
   const DType dtype = gpu_dtype(config);
   const EngineOptions engine = engine_options(common, random ? "" : options.model);
-  GpuSession session({ordinal, engine.cache, engine.library_dirs, engine.templates});
+  GpuSession session({ordinal, engine.cache, engine.library_dirs, engine.templates,
+                      engine.system_cache});
   double tune_seconds = 0;
   TuneReport tuning;
   if (options.tune) {

@@ -93,7 +93,7 @@ RowSession::RowSession(const Common& common, int ordinal, std::unique_ptr<RowFam
     : context_(ordinal),
       family_(*family),
       library_(context_, registry_of(common, std::move(family)),
-               {cache_root(common), common.library_dirs, 0}) {}
+               {cache_root(common), common.library_dirs, 0, common.system_cache}) {}
 
 std::string row_table(const RowFamily& family, const std::vector<RowBenchResult>& results) {
   Table table({"kernel", "shape", "dtype", "config", "us", "+-", "GB/s", "% of copy", "default us",

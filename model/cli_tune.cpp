@@ -106,7 +106,8 @@ void run_tune(const Common& common, const Options& options) {
   if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
   if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
   const ModelConfig config = load_config(model_folder(common, options.model));
-  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common)});
+  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
+                      common.system_cache});
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;
@@ -147,7 +148,7 @@ void run_compile(const Common& common, const Options& options) {
   const ModelConfig config = load_config(model_folder(common, options.model));
   const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
-  ImageStore images(cache_root(common));
+  ImageStore images(cache_root(common), common.system_cache);
   const auto requests = requests_of(config, options.batches, options.prompts);
   ProgressLine line(common);
   BuildReport all;

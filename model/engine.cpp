@@ -43,7 +43,8 @@ Engine::Engine(const EngineOptions& options)
     return;
   }
   session_ = std::make_unique<GpuSession>(
-      GpuSessionOptions{*ordinal, options.cache, options.library_dirs, options.templates});
+      GpuSessionOptions{*ordinal, options.cache, options.library_dirs, options.templates,
+                        options.system_cache});
   GpuModelOptions model_options;
   model_options.max_context = options.max_context;
   const ModelWeights weights = load_weights(options.model, config_);

@@ -15,6 +15,7 @@ struct GpuSessionOptions {
   std::filesystem::path cache;
   std::vector<std::string> library_dirs;          // searched first for NVIDIA's libraries
   std::optional<std::filesystem::path> templates; // instead of the embedded ones
+  std::filesystem::path system_cache = {};        // only ever read; empty = none
 };
 
 /// One GPU opened for use: its context and its kernels. Use it on the thread that made it.
