@@ -19,7 +19,8 @@ struct Served {
       : context(hello.at("ordinal").get<int>()),
         library(context, make_families(hello.at("templates").get<HeaderMap>()),
                 {hello.at("cache_root").get<std::string>(),
-                 hello.at("library_dirs").get<std::vector<std::string>>(), 1, {}}),
+                 hello.at("library_dirs").get<std::vector<std::string>>(), 1, {},
+                 hello.at("system_cache_root").get<std::string>()}),
         bench(library) {}
 };
 
@@ -31,6 +32,7 @@ RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
   out.child.command = std::move(command);
   out.hello = {{"ordinal", ordinal},
                {"cache_root", options.cache_root.string()},
+               {"system_cache_root", options.system_cache_root.string()},
                {"library_dirs", options.library_dirs},
                {"templates", templates}};
   return out;

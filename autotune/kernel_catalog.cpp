@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "cache/system_cache.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 
@@ -32,12 +33,14 @@ KernelCatalog::KernelCatalog(const Arch& arch, const ordered_json& fingerprint,
       families_(std::move(families)),
       options_(std::move(options)),
       nvrtc_(options_.library_dirs),
-      images_(options_.cache_root),
-      records_(options_.cache_root, fingerprint),
+      images_(options_.cache_root, options_.system_cache_root),
+      records_(options_.cache_root, fingerprint, options_.system_cache_root),
       blocked_(options_.cache_root, fingerprint),
       any_blocked_(!blocked_.all().empty()) {
+  if (const auto problem = system_cache_problem(options_.system_cache_root))
+    log(LogLevel::warning, *problem);
   const std::string own = fingerprint_hash(records_.fingerprint());
-  for (TuningRecord& record : all_records(options_.cache_root))
+  for (TuningRecord& record : all_records(options_.cache_root, nullptr, options_.system_cache_root))
     if (fingerprint_hash(record.fingerprint) != own) {
       std::string key = key_of(record.family, record.problem);
       foreign_.emplace(std::move(key), std::move(record));

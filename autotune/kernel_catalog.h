@@ -42,6 +42,8 @@ struct KernelLibraryOptions {
   /// Starts a worker process once the kind of worker is appended, as in {"/path/to/quern", "worker"}.
   /// Empty: NVRTC runs in this process.
   std::vector<std::string> worker_command{};
+  /// Only ever read (cache/system_cache.h); empty = none.
+  std::filesystem::path system_cache_root = {};
 };
 
 /// What is known of kernels for one model of GPU: families, tuning records, images, compilers. Needs

@@ -234,6 +234,7 @@ class Tuner {
     record.default_us = result.default_us;
     record.error = std::min(result.error, 1.0);
     record.measured_at = utc_now();
+    record.nvrtc = catalog().nvrtc().version();
     const std::lock_guard lock(stores_.mutex);
     catalog().record(record);
     stores_.log.forget(record.family, record.problem);

@@ -94,6 +94,19 @@ std::string Fields::timestamp(std::string_view key) const {
   return out;
 }
 
+std::string Fields::version(std::string_view key) const {
+  std::string out = text(key);
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  bool good = !out.empty() && out.size() <= 32 && is_digit(out.back());
+  char previous = '.';
+  for (const char c : out) {
+    good &= is_digit(c) || (c == '.' && previous != '.');
+    previous = c;
+  }
+  if (!good) wrong(key, "a version like 13.0.88");
+  return out;
+}
+
 ordered_json Fields::flat_object(std::string_view key) const {
   const ordered_json& value = at(key);
   if (!value.is_object()) wrong(key, "an object with every key once");

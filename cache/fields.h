@@ -33,6 +33,7 @@ class Fields {
   std::string identifier(std::string_view key) const;
   std::string hash(std::string_view key) const;       // 32 lowercase hex digits
   std::string timestamp(std::string_view key) const;  // "2026-01-31T12:00:00Z"
+  std::string version(std::string_view key) const;    // "13.0.88": numbers and dots
   /// An object of numbers, booleans and plain strings under identifiers.
   ordered_json flat_object(std::string_view key) const;
   double real(std::string_view key, double max) const;  // 0 to max

@@ -14,20 +14,6 @@
 
 namespace quern::cache {
 namespace fs = std::filesystem;
-namespace {
-
-/// Throws InputError if anybody but this user and root could put code into the folder.
-void refuse_foreign_writers(const fs::path& folder, const struct stat& status) {
-  const auto refuse = [&](std::string_view why) {
-    throw InputError(fmt::format("cannot use the cache folder {}: {}", folder.string(), why));
-  };
-  if (status.st_uid != ::geteuid() && status.st_uid != 0) refuse("it belongs to another user");
-  if (status.st_mode & S_IWOTH) refuse("every user may write to it (chmod go-w removes that)");
-  if (status.st_mode & S_IWGRP) refuse("its group may write to it (chmod go-w removes that)");
-}
-
-}  // namespace
-
 void lock(const Descriptor& file, bool exclusive) {
   while (::flock(file.get(), exclusive ? LOCK_EX : LOCK_SH) != 0 && errno == EINTR) {
   }
@@ -71,6 +57,15 @@ void make_private_folder(const fs::path& folder) {
   fail_on_file("create the folder", folder);
 }
 
+std::optional<std::string_view> foreign_writer(const fs::path& path) {
+  struct stat status {};
+  if (::stat(path.c_str(), &status) != 0) return std::nullopt;
+  if (status.st_uid != ::geteuid() && status.st_uid != 0) return "it belongs to another user";
+  if (status.st_mode & S_IWOTH) return "every user may write to it (chmod go-w removes that)";
+  if (status.st_mode & S_IWGRP) return "its group may write to it (chmod go-w removes that)";
+  return std::nullopt;
+}
+
 void check_root(const fs::path& root) {
   struct stat status {};
   // stat() follows links: a root that is a link is judged by the folder it leads to.
@@ -78,16 +73,15 @@ void check_root(const fs::path& root) {
     if (errno == ENOENT) return;
     fail_on_file("use the cache folder", root);
   }
-  const auto refuse = [&](std::string_view why) {
-    throw InputError(fmt::format("cannot use the cache folder {}: {}", root.string(), why));
+  const auto refuse = [](const fs::path& folder, std::string_view why) {
+    throw InputError(fmt::format("cannot use the cache folder {}: {}", folder.string(), why));
   };
-  if (!S_ISDIR(status.st_mode)) refuse("it is not a folder");
-  refuse_foreign_writers(root, status);
-  if (::access(root.c_str(), R_OK | W_OK | X_OK) != 0) refuse("it cannot be written to");
+  if (!S_ISDIR(status.st_mode)) refuse(root, "it is not a folder");
+  if (const auto why = foreign_writer(root)) refuse(root, *why);
+  if (::access(root.c_str(), R_OK | W_OK | X_OK) != 0) refuse(root, "it cannot be written to");
   // A private root that others may enter does not protect a folder in it that they may write to.
   for (const char* name : {"images", "tuning"})
-    if (const fs::path folder = root / name; ::stat(folder.c_str(), &status) == 0)
-      refuse_foreign_writers(folder, status);
+    if (const auto why = foreign_writer(root / name)) refuse(root / name, *why);
 }
 
 bool is_hash(std::string_view text) {

@@ -28,6 +28,10 @@ std::optional<std::string> read_regular_file(const std::filesystem::path& path,
 /// Creates `folder` and missing parents with mode 0700. Throws InputError if it cannot.
 void make_private_folder(const std::filesystem::path& folder);
 
+/// Who besides this user and root could have put something where `path` leads, as half a sentence;
+/// nothing if nobody could, or if nothing is there.
+std::optional<std::string_view> foreign_writer(const std::filesystem::path& path);
+
 /// Throws InputError with one sentence if `root` exists and is not a folder that this user may
 /// write, or if it, its images or its tuning records belong to a user other than this one and root,
 /// or may be written by their group or by everybody: a cache holds code that will be run.

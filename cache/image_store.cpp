@@ -6,11 +6,13 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cerrno>
 #include <utility>
 
 #include "cache/files.h"
 #include "cache/parse_json.h"
+#include "cache/system_cache.h"
 #include "runtime/base/error.h"
 #include "runtime/base/hash.h"
 
@@ -21,6 +23,8 @@ namespace {
 
 constexpr std::size_t kMaxFileBytes = std::size_t{256} << 20;
 constexpr auto kLeftoverAge = std::chrono::hours(1);
+constexpr auto kUseResolution = std::chrono::hours(1);
+constexpr std::array kFiles{"checksum", "kernel.cu", "kernel.cubin", "report.json"};
 const std::string kAside = ".aside-";  // prefix of entries being built or removed
 
 /// Lengths keep a byte from wandering between files; the key keeps an entry from being moved to the
@@ -56,6 +60,30 @@ std::uintmax_t size_bytes(const fs::path& folder) {
   for (const auto& file : fs::directory_iterator(folder, error))
     if (const auto size = file.file_size(error); !error) bytes += size;
   return bytes;
+}
+
+/// Since the last change; the longest time there is for what is absent.
+std::chrono::seconds age(const fs::path& path) {
+  struct stat status {};
+  if (::lstat(path.c_str(), &status) != 0) return std::chrono::seconds::max();
+  return std::chrono::seconds(std::max<time_t>(0, ::time(nullptr) - status.st_mtime));
+}
+
+/// The checksum's time is that of the entry's last use.
+std::chrono::seconds unused_for(const fs::path& folder) { return age(folder / "checksum"); }
+
+void note_use(const fs::path& folder) {
+  if (unused_for(folder) >= kUseResolution)
+    ::utimensat(AT_FDCWD, (folder / "checksum").c_str(), nullptr, 0);
+}
+
+void remove(const fs::path& path, ImageStore::Pruned& pruned) {
+  const std::uintmax_t bytes = size_bytes(path);
+  std::error_code ignored;
+  fs::remove_all(path, ignored);
+  if (is_present(path)) return;
+  pruned.bytes += bytes;
+  ++pruned.entries;
 }
 
 /// A fresh folder beside the entries, removed again unless it was renamed away.
@@ -101,8 +129,11 @@ fs::path cache_folder(const char* quern_cache, const char* xdg_cache_home, const
   throw InputError("no folder for the cache: set QUERN_CACHE, XDG_CACHE_HOME or HOME");
 }
 
-ImageStore::ImageStore(fs::path root) : root_(std::move(root)), images_(root_ / "images") {
+ImageStore::ImageStore(fs::path root, const fs::path& system_root)
+    : root_(std::move(root)), images_(root_ / "images") {
   check_root(root_);
+  if (!system_root.empty() && !system_cache_problem(system_root))
+    system_images_ = system_root / "images";
 }
 
 fs::path ImageStore::folder_of(const std::string& key) const {
@@ -112,15 +143,25 @@ fs::path ImageStore::folder_of(const std::string& key) const {
 
 std::optional<StoredImage> ImageStore::find(const std::string& key) {
   const fs::path folder = folder_of(key);
-  if (!is_present(folder)) return std::nullopt;
+  if (!is_present(folder)) return find_in_system(key);
   auto image = load(folder, key);
   if (!image) {
     // Another process may have been replacing the entry: only the lock's holder can judge.
-    if (remove_if_damaged(key)) return std::nullopt;
+    if (remove_if_damaged(key)) return find_in_system(key);
     return load(folder, key);
   }
-  ::utimensat(AT_FDCWD, (folder / "checksum").c_str(), nullptr, 0);  // last use, for prune()
+  note_use(folder);
   return image;
+}
+
+std::optional<StoredImage> ImageStore::find_in_system(const std::string& key) const {
+  if (system_images_.empty()) return std::nullopt;
+  const fs::path folder = system_images_ / key;
+  if (!is_present(folder) || foreign_writer(folder)) return std::nullopt;
+  // What was copied there with its owners may still be theirs to change.
+  for (const char* name : kFiles)
+    if (foreign_writer(folder / name)) return std::nullopt;
+  return load(folder, key);
 }
 
 bool ImageStore::remove_if_damaged(const std::string& key) {
@@ -168,27 +209,51 @@ std::vector<ImageStore::Entry> ImageStore::verify() {
   return entries;
 }
 
-ImageStore::Pruned ImageStore::prune(std::chrono::seconds unused_for) {
+ImageStore::Pruned ImageStore::prune(std::chrono::seconds limit, std::uintmax_t max_bytes) {
   Pruned pruned;
   if (!is_present(images_)) return pruned;
-  const auto age = [](const fs::path& path) {
-    struct stat status {};
-    if (::lstat(path.c_str(), &status) != 0) return std::chrono::seconds::max();
-    return std::chrono::seconds(std::max<time_t>(0, ::time(nullptr) - status.st_mtime));
-  };
+  {
+    const Descriptor lock = lock_file(images_ / "lock");
+    std::vector<fs::path> doomed;
+    for (const std::string& key : keys_in(images_))
+      if (const fs::path folder = images_ / key;
+          unused_for(folder) >= limit || !load(folder, key))
+        doomed.push_back(folder);
+    std::error_code error;
+    for (const auto& entry : fs::directory_iterator(images_, error))
+      if (entry.path().filename().string().starts_with(kAside) && age(entry.path()) > kLeftoverAge)
+        doomed.push_back(entry.path());
+    for (const fs::path& path : doomed) remove(path, pruned);
+  }
+  const Pruned trimmed = trim(max_bytes);
+  return {pruned.entries + trimmed.entries, pruned.bytes + trimmed.bytes};
+}
+
+ImageStore::Pruned ImageStore::trim(std::uintmax_t max_bytes) {
+  Pruned pruned;
+  if (!is_present(images_)) return pruned;
   const Descriptor lock = lock_file(images_ / "lock");
-  std::vector<fs::path> doomed;
-  for (const std::string& key : keys_in(images_))
-    if (!load(images_ / key, key) || age(images_ / key / "checksum") >= unused_for)
-      doomed.push_back(images_ / key);
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(images_, error))
-    if (entry.path().filename().string().starts_with(kAside) && age(entry.path()) > kLeftoverAge)
-      doomed.push_back(entry.path());
-  for (const fs::path& path : doomed) {
-    pruned.bytes += size_bytes(path);
-    fs::remove_all(path, error);
-    if (!is_present(path)) ++pruned.entries;
+  struct Used {
+    std::chrono::seconds unused_for;
+    fs::path folder;
+    std::uintmax_t bytes;
+  };
+  std::vector<Used> entries;
+  std::uintmax_t total = 0;
+  for (const std::string& key : keys_in(images_)) {
+    fs::path folder = images_ / key;
+    const std::uintmax_t bytes = size_bytes(folder);
+    total += bytes;
+    entries.push_back({unused_for(folder), std::move(folder), bytes});
+  }
+  if (total <= max_bytes) return pruned;
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const Used& a, const Used& b) { return a.unused_for > b.unused_for; });
+  for (const Used& entry : entries) {
+    if (total <= max_bytes) break;
+    const std::uintmax_t before = pruned.bytes;
+    remove(entry.folder, pruned);
+    total -= std::min(total, pruned.bytes - before);
   }
   return pruned;
 }

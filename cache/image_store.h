@@ -3,6 +3,7 @@
 #include <chrono>
 #include <cstdint>
 #include <filesystem>
+#include <limits>
 #include <optional>
 #include <string>
 #include <vector>
@@ -35,9 +36,11 @@ struct StoredImage {
 class ImageStore {
  public:
   /// Creates ROOT (mode 0700) on first write. Throws InputError if ROOT exists and is not a folder
-  /// that this user may write, or if others than this user and root may write it.
-  explicit ImageStore(std::filesystem::path root);
-  /// A damaged entry is removed, counted and reported as absent.
+  /// that this user may write, or if others than this user and root may write it. What `root` lacks
+  /// is looked for under `system_root` (cache/system_cache.h), which is never written.
+  explicit ImageStore(std::filesystem::path root, const std::filesystem::path& system_root = {});
+  /// A damaged entry is removed, counted and reported as absent; one of the system cache is only
+  /// passed over. Notes the use for prune(), to the hour.
   std::optional<StoredImage> find(const std::string& key);
   /// Throws InputError if the entry cannot be written. Another process's intact entry is kept.
   void put(const std::string& key, const StoredImage& image);
@@ -54,8 +57,12 @@ class ImageStore {
     std::uintmax_t bytes = 0;
   };
   /// Removes damaged entries, entries that nobody has found for `unused_for` or longer, and what
-  /// killed writers left behind more than an hour ago.
-  Pruned prune(std::chrono::seconds unused_for);
+  /// killed writers left behind more than an hour ago; then trims.
+  Pruned prune(std::chrono::seconds unused_for,
+               std::uintmax_t max_bytes = std::numeric_limits<std::uintmax_t>::max());
+  /// Removes the entries that were found longest ago until the rest takes at most `max_bytes`.
+  /// Reads no entry, so that it may follow every command.
+  Pruned trim(std::uintmax_t max_bytes);
 
   /// Damaged entries seen so far.
   std::size_t num_damaged() const { return num_damaged_; }
@@ -64,9 +71,11 @@ class ImageStore {
  private:
   std::filesystem::path folder_of(const std::string& key) const;
   bool remove_if_damaged(const std::string& key);
+  std::optional<StoredImage> find_in_system(const std::string& key) const;
 
   std::filesystem::path root_;
-  std::filesystem::path images_;  // ROOT/images
+  std::filesystem::path images_;         // ROOT/images
+  std::filesystem::path system_images_;  // SYSTEM_ROOT/images, or empty
   std::atomic<std::size_t> num_damaged_ = 0;
 };
 

@@ -15,6 +15,9 @@ namespace {
 
 constexpr int kVersion = 1;
 constexpr int kMaxSamples = 1'000'000'000;
+constexpr double kMaxMillijoule = 1e12;
+
+constexpr std::array<std::string_view, 2> kOptionalKeys{"nvrtc", "energy_mj"};
 constexpr std::array<std::string_view, 12> kKeys{
     "family",    "problem",     "config",     "template_hash", "fingerprint", "median_us",
     "spread_us", "num_samples", "default_us", "error",         "measured_at", "imported"};
@@ -22,16 +25,19 @@ constexpr std::array<std::string_view, 12> kKeys{
 }  // namespace
 
 ordered_json to_json(const TuningRecord& r) {
-  return {{"family", r.family},           {"problem", r.problem},
-          {"config", r.config},           {"template_hash", r.template_hash},
-          {"fingerprint", r.fingerprint}, {"median_us", r.median_us},
-          {"spread_us", r.spread_us},     {"num_samples", r.num_samples},
-          {"default_us", r.default_us},   {"error", r.error},
-          {"measured_at", r.measured_at}, {"imported", r.imported}};
+  ordered_json value = {{"family", r.family},           {"problem", r.problem},
+                        {"config", r.config},           {"template_hash", r.template_hash},
+                        {"fingerprint", r.fingerprint}, {"median_us", r.median_us},
+                        {"spread_us", r.spread_us},     {"num_samples", r.num_samples},
+                        {"default_us", r.default_us},   {"error", r.error},
+                        {"measured_at", r.measured_at}, {"imported", r.imported}};
+  if (!r.nvrtc.empty()) value["nvrtc"] = r.nvrtc;
+  if (r.energy_mj) value["energy_mj"] = *r.energy_mj;
+  return value;
 }
 
 TuningRecord tuning_record_from_json(const ordered_json& value) {
-  const Fields fields(value, "tuning record", kKeys);
+  const Fields fields(value, "tuning record", kKeys, kOptionalKeys);
   TuningRecord r;
   r.family = fields.identifier("family");
   r.problem = fields.flat_object("problem");
@@ -45,6 +51,8 @@ TuningRecord tuning_record_from_json(const ordered_json& value) {
   r.error = fields.real("error", 1);
   r.measured_at = fields.timestamp("measured_at");
   r.imported = fields.boolean("imported");
+  if (fields.has("nvrtc")) r.nvrtc = fields.version("nvrtc");
+  if (fields.has("energy_mj")) r.energy_mj = fields.real("energy_mj", kMaxMillijoule);
   return r;
 }
 

@@ -25,6 +25,8 @@ struct TuningRecord {
   double error = 0;         // worst |out - ref| / (abs + rel |ref|), at most 1
   std::string measured_at;  // ISO 8601, UTC: "2026-01-31T12:00:00Z"
   bool imported = false;    // not yet gated on this machine
+  std::string nvrtc;        // that built the kernel: "13.0.88"; empty where nobody said
+  std::optional<double> energy_mj = std::nullopt;  // millijoule a launch, where it was measured
 };
 ordered_json to_json(const TuningRecord& record);
 /// Throws InputError with a sentence for unknown keys, missing keys, wrong types and values that no
@@ -35,20 +37,26 @@ TuningRecord tuning_record_from_json(const ordered_json& value);
 std::string fingerprint_hash(const ordered_json& fingerprint);
 
 /// Tuning records on disk: ROOT/tuning/<fingerprint hash>.jsonl, append-only under an advisory
-/// lock. The newest record of a problem wins. A torn last line and damaged lines are skipped and
-/// counted. Not safe to use from several threads; several processes may each have their own.
-/// Records that other processes append after construction are seen by the next RecordStore.
+/// lock. The newest record of a problem wins; where there is none, one under `system_root`
+/// (cache/system_cache.h) counts, which is never written. A torn last line and damaged lines are
+/// skipped and counted. Not safe to use from several threads; several processes may each have their
+/// own. Records that other processes append after construction are seen by the next RecordStore.
 class RecordStore {
  public:
   /// Reads what is there. Throws InputError if `root` cannot serve as a cache (see ImageStore).
-  RecordStore(std::filesystem::path root, ordered_json fingerprint);
+  RecordStore(const std::filesystem::path& root, ordered_json fingerprint,
+              const std::filesystem::path& system_root = {});
   std::optional<TuningRecord> find(const std::string& family, const ordered_json& problem) const;
   /// On disk (fsynced) when this returns. Throws InputError if it cannot be written, or if a record
   /// is malformed or of another fingerprint; then none is written.
   void append(const TuningRecord& record) { append(std::span(&record, 1)); }
   void append(std::span<const TuningRecord> records);
+  /// Takes records that proved wrong out of force, those of the system cache too, until their
+  /// problems are tuned again. Throws InputError as append() does.
+  void drop(std::span<const TuningRecord> records);
   /// The newest record of every problem, in order of family and problem.
   std::vector<TuningRecord> all() const;
+  /// Lines of the user's file that were skipped.
   std::size_t num_damaged() const { return num_damaged_; }
   const ordered_json& fingerprint() const { return fingerprint_; }
 
@@ -60,10 +68,14 @@ class RecordStore {
   std::size_t num_damaged_ = 0;
 };
 
-/// Records of every fingerprint found under `root`, the newest of every problem. `num_damaged`, if
-/// given, receives the number of lines skipped. Throws InputError if `root` cannot be a cache.
+/// Records of every fingerprint as RecordStore finds them. `num_damaged`, if given, receives the
+/// number of lines of `root` that were skipped. Throws InputError if `root` cannot be a cache.
 std::vector<TuningRecord> all_records(const std::filesystem::path& root,
-                                      std::size_t* num_damaged = nullptr);
+                                      std::size_t* num_damaged = nullptr,
+                                      const std::filesystem::path& system_root = {});
+/// The part of them that only the system cache has.
+std::vector<TuningRecord> system_records(const std::filesystem::path& root,
+                                         const std::filesystem::path& system_root);
 
 /// One JSON document for people and other machines: {"quern_tuning": 1, "records": [...]}.
 ordered_json export_document(const std::vector<TuningRecord>& records);

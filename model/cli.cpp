@@ -34,6 +34,10 @@ void read_environment(Common& common) {
   common.terminal = isatty(STDERR_FILENO) == 1;
   if (const char* home = std::getenv("CUDA_HOME"))
     common.library_dirs = {fmt::format("{}/lib64", home), fmt::format("{}/lib", home)};
+  const char* system_cache = std::getenv("QUERN_SYSTEM_CACHE");
+  common.system_cache = system_cache ? system_cache : "/var/cache/quern";
+  const char* cache_max = std::getenv("QUERN_CACHE_MAX");
+  common.cache_max = cache_max && *cache_max ? cache_max : "4G";
   try {
     common.cache = cache_folder(std::getenv("QUERN_CACHE"), std::getenv("XDG_CACHE_HOME"),
                                 std::getenv("HOME"));
@@ -75,9 +79,35 @@ std::string usage_problem(const CLI::App& app, const CLI::ParseError& error) {
   return fmt::format("'{} {}' is no command: {} --help lists them", so_far, words.front(), so_far);
 }
 
+/// Keeps the cache's images within QUERN_CACHE_MAX. Looks only where a command has added some, of
+/// which the time of their folder tells.
+class CacheLimit {
+ public:
+  explicit CacheLimit(const Common& common) : common_(common), before_(last_change()) {}
+  void apply() const {
+    if (!common_.cache || last_change() == before_) return;
+    const auto trimmed =
+        ImageStore(*common_.cache).trim(parse_bytes(common_.cache_max, "QUERN_CACHE_MAX"));
+    if (trimmed.entries > 0 && common_.verbose)
+      note("{} images that were not used for long left the cache ({:.1f} MB)\n", trimmed.entries,
+           static_cast<double>(trimmed.bytes) / 1e6);
+  }
+
+ private:
+  fs::file_time_type last_change() const {
+    std::error_code ignored;
+    if (!common_.cache) return {};
+    return fs::last_write_time(*common_.cache / "images", ignored);
+  }
+
+  const Common& common_;
+  fs::file_time_type before_;
+};
+
 int run(int argc, char** argv) {
   Common common;
   read_environment(common);
+  const CacheLimit limit(common);
   set_log_sink([](LogLevel level, std::string_view message) {
     note("quern: {}{}\n", level == LogLevel::warning ? "warning: " : "", message);
   });
@@ -116,6 +146,7 @@ int run(int argc, char** argv) {
     if (error.get_exit_code() != 0) return report(usage_problem(app, error), kExitInput);
     app.exit(error);  // --help
   }
+  limit.apply();
   if (std::fflush(stdout) != 0) fail_output();
   return kExitDone;
 }
@@ -140,7 +171,20 @@ fs::path model_folder(const Common& common, const std::string& named) {
 fs::path cache_root(const Common& common) {
   if (!common.cache)
     throw InputError("there is no place for the cache: set QUERN_CACHE, XDG_CACHE_HOME or HOME");
+  parse_bytes(common.cache_max, "QUERN_CACHE_MAX");
   return *common.cache;
+}
+
+std::uint64_t parse_bytes(std::string text, std::string_view what) {
+  const std::string given = text;
+  std::uint64_t bytes = 0;
+  try {
+    if (CLI::AsSizeValue(/*kb_is_1000=*/false)(text).empty() &&
+        CLI::detail::lexical_cast(text, bytes))
+      return bytes;
+  } catch (const CLI::ValidationError&) {
+  }
+  throw InputError(fmt::format("{} '{}' is not a number of bytes like 512M or 4G", what, given));
 }
 
 std::optional<fs::path> templates_of(const Common& common) {
@@ -153,6 +197,7 @@ EngineOptions engine_options(const Common& common, const std::string& model) {
   options.model = model_folder(common, model);
   options.device = common.device;
   if (gpu_ordinal(common.device)) options.cache = cache_root(common);  // the CPU keeps none
+  options.system_cache = common.system_cache;
   options.library_dirs = common.library_dirs;
   options.templates = templates_of(common);
   options.max_context = common.context;

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
@@ -26,6 +27,8 @@ struct Common {
   int context = 0;                             // tokens a sequence may hold; 0 = the model's
   std::filesystem::path binary;                // of this program
   std::optional<std::filesystem::path> cache;  // unset: no variable names a place
+  std::filesystem::path system_cache;          // only ever read; empty = none
+  std::string cache_max;                       // QUERN_CACHE_MAX: bytes that images may take
   std::vector<std::string> library_dirs;       // from CUDA_HOME
   std::vector<std::string> worker_command;     // this program, as a worker; see cli_worker.cpp
   bool terminal = false;                       // stderr is one
@@ -36,8 +39,10 @@ struct Common {
 std::filesystem::path model_folder(const Common& common, const std::string& named);
 /// Throws InputError, also where a GPU is asked for and there is no place for its cache.
 EngineOptions engine_options(const Common& common, const std::string& model);
-/// Cache folder; throws InputError if there is none.
+/// Cache folder; throws InputError if there is none, or if QUERN_CACHE_MAX is no size.
 std::filesystem::path cache_root(const Common& common);
+/// "4G", "512M", "1000": bytes, in powers of 1024. Throws InputError naming `what` for other text.
+std::uint64_t parse_bytes(std::string text, std::string_view what);
 /// Folder of templates that --templates names, if it was given.
 std::optional<std::filesystem::path> templates_of(const Common& common);
 

@@ -66,7 +66,7 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   const DType dtype = gpu_dtype(config);
   const EngineOptions engine = engine_options(common, random ? "" : options.model);
   GpuSession session({ordinal, engine.cache, engine.library_dirs, engine.templates,
-                      engine.worker_command});
+                      engine.worker_command, engine.system_cache});
   double tune_seconds = 0;
   TuneReport tuning;
   if (options.tune) {

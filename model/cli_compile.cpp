@@ -53,7 +53,7 @@ void run_compile(const Common& common, const Options& options) {
   const ModelConfig config = load_config(model_folder(common, options.model));
   const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
-  ImageStore images(cache_root(common));
+  ImageStore images(cache_root(common), common.system_cache);
   const auto requests = requests_of(config, options.batches, options.prompts);
   ProgressLine line(common);
   BuildReport all;

@@ -45,7 +45,8 @@ void info(const Common& common) {
       list.push_back(entry);
     }
     print_json({{"devices", list}, {"driver_problem", problem}, {"nvrtc", nvrtc},
-                {"cublaslt", cublas}, {"cache_dir", cache}});
+                {"cublaslt", cublas}, {"cache_dir", cache},
+                {"system_cache_dir", common.system_cache.string()}});
     return;
   }
   if (!problem.empty()) fmt::print("no GPU: {}; models run on the CPU\n", problem);

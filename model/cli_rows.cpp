@@ -94,7 +94,7 @@ RowSession::RowSession(const Common& common, int ordinal, std::unique_ptr<RowFam
       family_(*family),
       library_(context_, registry_of(common, std::move(family)),
                // No workers: they would not know a kernel of the user's own.
-               {cache_root(common), common.library_dirs, 0, {}}) {}
+               {cache_root(common), common.library_dirs, 0, {}, common.system_cache}) {}
 
 std::string row_table(const RowFamily& family, const std::vector<RowBenchResult>& results) {
   Table table({"kernel", "shape", "dtype", "config", "us", "+-", "GB/s", "% of copy", "default us",

@@ -163,7 +163,7 @@ void run_tune(const Common& common, const Options& options) {
   if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
   const ModelConfig config = load_config(model_folder(common, options.model));
   GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
-                      common.worker_command});
+                      common.worker_command, common.system_cache});
   TuneOptions tuning;
   tuning.force = options.force;
   tuning.budget_seconds = options.budget;

@@ -44,7 +44,7 @@ Engine::Engine(const EngineOptions& options)
   }
   session_ = std::make_unique<GpuSession>(
       GpuSessionOptions{*ordinal, options.cache, options.library_dirs, options.templates,
-                        options.worker_command});
+                        options.worker_command, options.system_cache});
   GpuModelOptions model_options;
   model_options.max_context = options.max_context;
   const ModelWeights weights = load_weights(options.model, config_);

@@ -27,6 +27,7 @@ struct EngineOptions {
   std::vector<std::string> library_dirs;           // searched first for NVIDIA's libraries
   std::optional<std::filesystem::path> templates;  // instead of the embedded ones
   int max_context = 0;                             // tokens a sequence may hold; 0: the model's
+  std::filesystem::path system_cache = {};         // only ever read; empty = none
   bool strict = false;                             // refuse kernels that were never tuned
   std::vector<std::string> worker_command{};       // as in KernelLibraryOptions
   /// Told of slow things as they happen: "weights", done, total.

@@ -11,7 +11,7 @@ namespace quern {
 GpuSession::GpuSession(const GpuSessionOptions& options)
     : context_(options.device),
       kernels_(context_, FamilyRegistry::shipped(template_files(options.templates)),
-               {options.cache, options.library_dirs, 0, options.worker_command}) {}
+               {options.cache, options.library_dirs, 0, options.worker_command, options.system_cache}) {}
 
 double GpuSession::read_roof() {
   if (read_roof_) return *read_roof_;

@@ -16,6 +16,7 @@ struct GpuSessionOptions {
   std::vector<std::string> library_dirs;          // searched first for NVIDIA's libraries
   std::optional<std::filesystem::path> templates; // instead of the embedded ones
   std::vector<std::string> worker_command{};      // as in KernelLibraryOptions
+  std::filesystem::path system_cache = {};        // only ever read; empty = none
 };
 
 /// One GPU opened for use: its context and its kernels. Use it on the thread that made it.

@@ -31,7 +31,7 @@ TEST_CASE("images are built for a GPU that is not here, once") {
   CHECK_EQ(report.images, 1);
   CHECK_EQ(report.compiled, 1);
   CHECK(report.failed.empty());
-  report = build_ahead(families, *nvrtc, images, requests, {arch, {}}, {.all_candidates = true});
+  report = build_ahead(families, *nvrtc, images, requests, {arch, {}}, {.all_candidates = true, .farm = {}, .progress = {}});
   CHECK_EQ(report.images, 2);
   CHECK_EQ(report.compiled, 1);
   CHECK_EQ(report.failed.size(), 1);
@@ -60,7 +60,7 @@ TEST_CASE("images are built for a GPU that is not here, once") {
   CHECK_EQ(own.images, 2);
   CHECK_EQ(own.compiled, 1);
   CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, {}}).images, 3);
-  CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, mine}, {.all_candidates = true})
+  CHECK_EQ(build_ahead(families, *nvrtc, images, requests, {arch, mine}, {.all_candidates = true, .farm = {}, .progress = {}})
                .images,
            4);
 

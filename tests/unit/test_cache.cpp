@@ -1,4 +1,5 @@
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -244,6 +245,79 @@ TEST_CASE("pruning removes damage, old entries and what killed writers left") {
   CHECK(store.find(kKey).has_value());
   CHECK_FALSE(store.find(old).has_value());
   CHECK(fs::exists(images / ".aside-young"));
+}
+
+TEST_CASE("the images used longest ago go first until the rest fits") {
+  const test::TemporaryFolder folder;
+  ImageStore store(folder.path());
+  const fs::path images = folder.path() / "images";
+  std::vector<std::string> keys;
+  for (int i = 0; i < 5; ++i) {
+    keys.push_back(content_hash(std::to_string(i)));
+    store.put(keys.back(), sample());
+    fs::last_write_time(images / keys.back() / "checksum",
+                        fs::file_time_type::clock::now() - std::chrono::hours(10 + i));
+  }
+  const auto bytes = store.verify()[0].bytes;
+  CHECK(store.find(keys[4]));  // used just now, so that keys[3] is the one left alone longest
+  CHECK_EQ(store.trim(5 * bytes).entries, 0);
+  CHECK_EQ(store.trim(5 * bytes - 1).entries, 1);
+  CHECK_FALSE(store.find(keys[3]));
+  const auto trimmed = store.prune(std::chrono::hours(24), 2 * bytes + 1);
+  CHECK_EQ(trimmed.entries, 2);
+  CHECK_EQ(trimmed.bytes, 2 * bytes);
+  CHECK(store.find(keys[4]));
+  CHECK(store.find(keys[0]));
+  CHECK_EQ(store.trim(0).entries, 2);
+  CHECK_EQ(num_entries(images), 1);  // the lock
+}
+
+TEST_CASE("finding an image notes its use, at most once an hour") {
+  const test::TemporaryFolder folder;
+  ImageStore store(folder.path());
+  store.put(kKey, sample());
+  const fs::path checksum = folder.path() / "images" / kKey / "checksum";
+  const auto now = fs::file_time_type::clock::now();
+  for (const auto& [age, noted] :
+       {std::pair(std::chrono::minutes(30), false), std::pair(std::chrono::minutes(90), true)}) {
+    fs::last_write_time(checksum, now - age);
+    CHECK(store.find(kKey));
+    CHECK_EQ(fs::last_write_time(checksum) > now - std::chrono::minutes(10), noted);
+  }
+}
+
+TEST_CASE("writers killed at any moment leave no torn image, and what they finished") {
+  const test::TemporaryFolder folder;
+  const auto key = [](int i) { return content_hash(std::to_string(i)); };
+  int previous = 0;
+  for (int round = 0; round < 4; ++round) {
+    int finished[2];
+    REQUIRE_EQ(::pipe(finished), 0);
+    const pid_t pid = ::fork();
+    REQUIRE_GE(pid, 0);
+    if (pid == 0) {
+      ImageStore store(folder.path());
+      for (int i = previous;; ++i) {
+        store.put(key(i), sample(key(i)));
+        [[maybe_unused]] const ssize_t ignored = ::write(finished[1], &i, sizeof i);
+      }
+    }
+    ::close(finished[1]);
+    ::usleep(static_cast<useconds_t>(30000 + 11000 * round));
+    ::kill(pid, SIGKILL);
+    ::waitpid(pid, nullptr, 0);
+    int last = -1;
+    while (::read(finished[0], &last, sizeof last) == sizeof last) {
+    }
+    ::close(finished[0]);
+    ImageStore store(folder.path());
+    for (int i = 0; i <= last; ++i) {
+      REQUIRE(store.find(key(i)));
+      check_equal(*store.find(key(i)), sample(key(i)));
+    }
+    for (const auto& entry : store.verify()) CHECK(entry.intact);
+    previous = std::max(previous, last + 1);
+  }
 }
 
 TEST_CASE("many processes may write and damage the same entries") {

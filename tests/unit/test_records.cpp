@@ -82,6 +82,26 @@ TEST_CASE("a record with any field missing, unknown or of a wrong type is refuse
     CHECK_THROWS_AS(tuning_record_from_json(value), InputError);
 }
 
+TEST_CASE("what newer records say in addition may be missing, and is checked") {
+  TuningRecord r = sample();
+  CHECK_FALSE(to_json(r).contains("nvrtc"));
+  r.nvrtc = "13.0.88";
+  r.energy_mj = 1.5;
+  const TuningRecord back = tuning_record_from_json(to_json(r));
+  CHECK_EQ(back.nvrtc, "13.0.88");
+  CHECK_EQ(back.energy_mj, 1.5);
+  for (const char* version : {"", ".", "13.", ".1", "1..2", "13.0a", "13.0 ", "-1", "1\n"}) {
+    ordered_json wrong = to_json(r);
+    wrong["nvrtc"] = version;
+    CHECK_THROWS_AS(tuning_record_from_json(wrong), InputError);
+  }
+  for (const ordered_json& energy : {ordered_json(-1), ordered_json("1"), ordered_json(nullptr)}) {
+    ordered_json wrong = to_json(r);
+    wrong["energy_mj"] = energy;
+    CHECK_THROWS_AS(tuning_record_from_json(wrong), InputError);
+  }
+}
+
 TEST_CASE("records are found again, the newest first, and not under another device") {
   const test::TemporaryFolder folder;
   const fs::path root = folder.path() / "cache";
