@@ -25,6 +25,7 @@ constexpr const char* kStyle = R"(:root {
   --trial: #7fabea; --winner: #f0935a; --roof: #67c191; --default: #c39ce4; --failure: #f2867e;
 } }
 @media print { :root {
+  color-scheme: light;
   --paper: #fff; --ink: #000; --soft: #444; --rule: #ccc; --shade: #fff;
   --trial: #2a5a9e; --winner: #a03c08; --roof: #1c6a40; --default: #693c90; --failure: #a01810;
 } }
@@ -202,7 +203,7 @@ class Page {
     if (kinds.empty()) return;
     add("<h2>Failures</h2>\n");
     for (const FailureKind& kind : kinds) {
-      add("<details><summary>{}: {}</summary>\n<ul>\n", html_text(kind.kind), kind.count);
+      add("<details open=\"open\"><summary>{}: {}</summary>\n<ul>\n", html_text(kind.kind), kind.count);
       for (std::size_t i = 0; i < kind.reasons.size(); ++i) {
         if (i == kMostReasons) {
           add("<li>and {} other reasons</li>\n", kind.reasons.size() - i);
