@@ -2,9 +2,11 @@
 
 #include <fmt/format.h>
 
+#include <numeric>
 #include <set>
 
 #include "autotune/import.h"
+#include "autotune/search.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -45,10 +47,14 @@ BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, Imag
       continue;
     }
     std::vector<Params> configs = recorded_configs(records, family, problem, arch);
-    for (Params& config : family.candidates(problem, arch)) {
-      if (family.is_library(config)) continue;
-      configs.push_back(std::move(config));
-      if (!all_candidates) break;
+    if (all_candidates) {
+      std::vector<Params> space = family.candidates(problem, arch);
+      std::vector<std::size_t> eligible(space.size());
+      std::iota(eligible.begin(), eligible.end(), std::size_t{0});
+      for (const std::size_t i : choose_candidates(std::move(eligible), {}))
+        configs.push_back(std::move(space[i]));
+    } else {
+      configs.push_back(family.default_config(problem, arch));
     }
     for (const Params& config : configs) {
       if (family.is_library(config)) continue;

@@ -137,7 +137,7 @@ class KernelLibrary {
   /// Why `config` cannot be used here, or nothing: the family's reasons, and absence of a library.
   std::optional<std::string> refusal(const Family& family, const Params& problem,
                                      const Params& config);
-  /// The family's first candidate that can be used here. Throws InputError if there is none.
+  /// The family's default for this GPU. Throws InputError if the problem is not supported.
   Params default_config(const Family& family, const Params& problem);
   /// A record that get() would use without a further look: of this GPU, up to date, gated.
   std::optional<TuningRecord> valid_record(const Family& family, const Params& problem);

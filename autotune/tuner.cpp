@@ -69,10 +69,10 @@ class Candidates {
  public:
   Candidates(KernelLibrary& library, const KernelRequest& request)
       : family_(library.families().at(request.family)), problem_(request.problem) {
-    const Params first = library.default_config(family_, problem_);
-    add(first);
+    add(library.default_config(family_, problem_));
     for (const Params& config : library.seeds(family_, problem_)) add(config);
-    for (const Params& config : family_.candidates(problem_, library.arch())) add(config);
+    space_ = family_.ranked_space(problem_, library.arch());
+    for (const Params& config : space_.configs) add(config);
     for (const Params& config : configs_)
       refusals_.push_back(library.refusal(family_, problem_, config));
     submitted_.resize(configs_.size());
@@ -83,6 +83,7 @@ class Candidates {
   const Family& family() const { return family_; }
   const Params& problem() const { return problem_; }
   const std::vector<Params>& configs() const { return configs_; }
+  const RankedSpace& space() const { return space_; }
   const std::optional<std::string>& refusal(std::size_t i) const { return refusals_[i]; }
 
   /// Begins the compiles of the oracle's kernel, if the oracle is one, and of the candidates that
@@ -120,6 +121,7 @@ class Candidates {
 
   const Family& family_;
   Params problem_;
+  RankedSpace space_;
   std::vector<Params> configs_;
   std::set<std::string> known_;
   std::vector<std::optional<std::string>> refusals_;
@@ -275,6 +277,8 @@ class Tuner {
     if (found == candidates_.end()) return;
     Candidates& candidates = found->second;
     problem.configs = candidates.configs();
+    problem.num_points = candidates.space().num_points;
+    problem.pruned = candidates.space().pruned;
     try {
       candidates.load_reference(library_, compiles_);
       DeviceRunner runner(library_, candidates, compiles_);
@@ -361,6 +365,14 @@ ordered_json to_json(const TuneReport& report) {
       entry["error"] = problem.record.error;
     } else if (!problem.reason.empty()) {
       entry["reason"] = problem.reason;
+    }
+    if (problem.num_points > 0) {
+      ordered_json pruned = ordered_json::array();
+      for (const Pruned& reason : problem.pruned)
+        pruned.push_back({{"reason", reason.reason}, {"count", reason.count}});
+      entry["space"] = {{"points", problem.num_points},
+                        {"candidates", problem.configs.size()},
+                        {"pruned", std::move(pruned)}};
     }
     records.push_back(std::move(entry));
   }

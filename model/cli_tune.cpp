@@ -35,8 +35,14 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
           latest.record.median_us > 0 ? latest.record.default_us / latest.record.median_us : 0.0);
     line.update(text);
     if (!common.verbose) return;
+    if (latest.num_points > 0) {
+      std::string pruned;
+      for (const Pruned& reason : latest.pruned)
+        pruned += fmt::format("{} {}: {}", pruned.empty() ? ", less" : ",", reason.count, reason.reason);
+      note("  {} points{}\n", latest.num_points, pruned);
+    }
     for (const Trial& trial : latest.search.trials)
-      note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
+      if (trial.verdict.status != TrialStatus::skipped) note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
            trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
            to_text(latest.configs[trial.candidate]),
            trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
