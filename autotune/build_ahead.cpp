@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 #include <set>
 
 #include "autotune/import.h"
+#include "autotune/search.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -66,10 +68,14 @@ BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, Imag
     }
     std::vector<Params> configs =
         recorded_configs(records, family, problem, target, options.all_candidates);
-    for (Params& config : family.candidates(problem, target.arch)) {
-      if (family.is_library(config)) continue;
-      configs.push_back(std::move(config));
-      if (!options.all_candidates) break;
+    if (options.all_candidates) {
+      std::vector<Params> space = family.candidates(problem, target.arch);
+      std::vector<std::size_t> eligible(space.size());
+      std::iota(eligible.begin(), eligible.end(), std::size_t{0});
+      for (const std::size_t i : choose_candidates(std::move(eligible), {}))
+        configs.push_back(std::move(space[i]));
+    } else {
+      configs.push_back(family.default_config(problem, target.arch));
     }
     if (options.all_candidates)
       if (Params reference = family.reference_config(problem); !reference.is_null())

@@ -32,7 +32,7 @@ struct BuildOptions {
 /// Builds images for a GPU that need not be here: for every problem the default and what was
 /// recorded on such a GPU. That is the record of the very fingerprint, else those of its model
 /// under another driver or power limit, else those of any GPU of the architecture. With
-/// `all_candidates` also the family's candidates, its reference kernel and every recorded config
+/// `all_candidates` also what a tuner there would try first, its reference kernel and every recorded config
 /// that is legal there. Library routines need no image. Throws InputError for an unknown family.
 BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
                         std::span<const KernelRequest> requests, const BuildTarget& target,

@@ -81,9 +81,7 @@ Params KernelCatalog::default_config(const Family& family, const Params& problem
   if (auto reason = family.unsupported(problem, arch_))
     throw InputError(
         fmt::format("{} {} is not supported: {}", family.name(), to_text(problem), *reason));
-  for (const Params& config : family.candidates(problem, arch_))
-    if (!refusal(family, problem, config)) return config;
-  throw InputError(fmt::format("{} {} has no kernel on this GPU", family.name(), to_text(problem)));
+  return family.default_config(problem, arch_);
 }
 
 std::optional<TuningRecord> KernelCatalog::valid_record(const Family& family,

@@ -47,7 +47,8 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
     : family_(catalog.families().at(request.family)), problem_(request.problem) {
   add(catalog.default_config(family_, problem_));
   for (const Params& config : catalog.seeds(family_, problem_)) add(config);
-  for (const Params& config : family_.candidates(problem_, catalog.arch())) add(config);
+  space_ = family_.ranked_space(problem_, catalog.arch());
+  for (const Params& config : space_.configs) add(config);
   for (const Params& config : configs_) {
     std::optional<Verdict>& refusal = refusals_.emplace_back();
     if (auto reason = catalog.refusal(family_, problem_, config))

@@ -16,13 +16,14 @@ namespace quern {
 /// The candidates of one problem, why some need not be tried, and the compiles of the others.
 class Candidates {
  public:
-  /// The family's own, the default first, then what is recorded elsewhere for the same problem, then
-  /// the rest. Throws InputError if the family cannot serve the problem here.
+  /// The family's whole ranked space, the default first, then what is recorded elsewhere for the same
+  /// problem, then the rest. Throws InputError if the family cannot serve the problem here.
   Candidates(KernelCatalog& catalog, const KernelRequest& request);
 
   const Family& family() const { return family_; }
   const Params& problem() const { return problem_; }
   const std::vector<Params>& configs() const { return configs_; }
+  const RankedSpace& space() const { return space_; }
   /// A verdict of rejected or blocked, or nothing.
   const std::optional<Verdict>& refusal(std::size_t i) const { return refusals_[i]; }
 
@@ -41,6 +42,7 @@ class Candidates {
 
   const Family& family_;
   Params problem_;
+  RankedSpace space_;
   std::vector<Params> configs_;
   std::set<std::string> known_;
   std::vector<std::optional<Verdict>> refusals_;

@@ -17,12 +17,15 @@ constexpr std::int64_t kMaxElements = std::int64_t{1} << 40;  // of one operand
 /// depend on the config.
 constexpr std::int64_t kMaxCheckElements = std::int64_t{1} << 23;
 
-dsl::Schedule schedule_of(const Params& config) {
-  const auto c = from_params<RowConfig>(config);
+dsl::Schedule schedule_of(const RowConfig& c) {
   const auto keep = dsl::parse_keep(c.keep);
   if (!keep) throw InputError("'keep' should be none, registers, packed or shared");
   return {c.threads, c.threads_per_row, c.vector,       *keep, c.cluster,
           c.pdl,     c.turns,           c.blocks_per_sm};
+}
+
+dsl::Schedule schedule_of(const Params& config) {
+  return schedule_of(from_params<RowConfig>(config));
 }
 
 RowConfig config_of(const dsl::Schedule& s) {
@@ -268,18 +271,33 @@ Params RowFamily::check_problem(const Params& problem) const {
 
 std::vector<Tunable> RowFamily::space(const Params&) const { return row_space(); }
 
-std::vector<Params> RowFamily::candidates(const Params& problem, const Arch& arch) const {
+RankedSpace RowFamily::ranked_space(const Params& problem, const Arch& arch) const {
   const Parsed parsed = parse(problem);
-  std::vector<Params> out;
-  for (const RowConfig& config : row_candidates(parsed.shape(), arch)) {
-    if (out.size() == kMaxRowCandidates) break;
-    Params params = to_params(config);
-    if (!dsl::reject_reason(*parsed.kernel, parsed.binding, schedule_of(params), arch))
-      out.push_back(std::move(params));
-  }
-  if (out.empty())
-    out.push_back(to_params(config_of(dsl::default_schedule(*parsed.kernel, parsed.binding))));
-  return out;
+  const RowProblem shape = parsed.shape();
+  const Cost least = cost_of(parsed);
+  return rank_points(
+      usual_config(parsed, arch), row_points(shape, arch),
+      [&](const RowConfig& config) -> std::optional<std::string> {
+        if (auto waste = row_reject_reason(shape, config, arch)) return waste;
+        return dsl::reject_reason(*parsed.kernel, parsed.binding, schedule_of(config), arch);
+      },
+      [&](const RowConfig& config) { return row_estimate_us(shape, least, config, arch); });
+}
+
+RowConfig RowFamily::usual_config(const Parsed& parsed, const Arch& arch) const {
+  for (const RowConfig& config : row_defaults(parsed.shape(), arch))
+    if (!dsl::reject_reason(*parsed.kernel, parsed.binding, schedule_of(config), arch))
+      return config;
+  return config_of(dsl::default_schedule(*parsed.kernel, parsed.binding));
+}
+
+Params RowFamily::default_config(const Params& problem, const Arch& arch) const {
+  return to_params(usual_config(parse(problem), arch));
+}
+
+double RowFamily::estimate_us(const Params& problem, const Params& config, const Arch& arch) const {
+  const Parsed parsed = parse(problem);
+  return row_estimate_us(parsed.shape(), cost_of(parsed), from_params<RowConfig>(config), arch);
 }
 
 std::optional<std::string> RowFamily::unsupported(const Params& problem, const Arch& arch) const {
@@ -341,7 +359,10 @@ LaunchPlan RowFamily::plan(const Params& problem, const Params& config, const Ar
 }
 
 std::vector<OperandSpec> RowFamily::operands(const Params& problem) const {
-  const Parsed parsed = parse(problem);
+  return operands_of(parse(problem));
+}
+
+std::vector<OperandSpec> RowFamily::operands_of(const Parsed& parsed) const {
   std::vector<OperandSpec> out;
   for (std::size_t i = 0; i < parsed.kernel->operands().size(); ++i) {
     const dsl::OperandInfo& info = parsed.kernel->operands()[i];
@@ -374,9 +395,10 @@ std::vector<std::byte> RowFamily::pack_args(const Params& problem, const Params&
   return dsl::pack_args(*parsed.kernel, addresses, parsed.scalars, parsed.extents);
 }
 
-Cost RowFamily::cost(const Params& problem) const {
-  const Parsed parsed = parse(problem);
-  const std::vector<OperandSpec> specs = operands(problem);
+Cost RowFamily::cost(const Params& problem) const { return cost_of(parse(problem)); }
+
+Cost RowFamily::cost_of(const Parsed& parsed) const {
+  const std::vector<OperandSpec> specs = operands_of(parsed);
   Cost out;
   for (std::size_t i = 0; i < specs.size(); ++i) {
     const bool both_ways = specs[i].role == OperandSpec::Role::inout;

@@ -55,7 +55,9 @@ class RowFamily final : public Family {
   std::vector<std::string> dynamic_fields_of(const Params& problem) const override;
   Params check_problem(const Params& problem) const override;
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;
@@ -78,6 +80,9 @@ class RowFamily final : public Family {
  private:
   struct Parsed;
   Parsed parse(const Params& problem) const;
+  RowConfig usual_config(const Parsed& parsed, const Arch& arch) const;
+  std::vector<OperandSpec> operands_of(const Parsed& parsed) const;
+  Cost cost_of(const Parsed& parsed) const;
   void insert(dsl::Kernel kernel, std::string_view text_hash);
 
   struct Entry {

@@ -176,6 +176,8 @@ class Tuner {
     Candidates* const candidates = candidates_of(problem);
     if (!candidates) return;
     problem.configs = candidates->configs();
+    problem.num_points = candidates->space().num_points;
+    problem.pruned = candidates->space().pruned;
     try {
       candidates->wait_for_reference(compiles_);
       ProblemTrials trials(stores_, *candidates, compiles_, bench,
@@ -328,6 +330,14 @@ ordered_json to_json(const TuneReport& report) {
       if (problem.default_energy_mj) entry["default_energy_mj"] = *problem.default_energy_mj;
     } else if (!problem.reason.empty()) {
       entry["reason"] = problem.reason;
+    }
+    if (problem.num_points > 0) {
+      ordered_json pruned = ordered_json::array();
+      for (const Pruned& reason : problem.pruned)
+        pruned.push_back({{"reason", reason.reason}, {"count", reason.count}});
+      entry["space"] = {{"points", problem.num_points},
+                        {"candidates", problem.configs.size()},
+                        {"pruned", std::move(pruned)}};
     }
     records.push_back(std::move(entry));
   }

@@ -27,6 +27,8 @@ struct ProblemReport {
   std::string reason;
   TuningRecord record;          // if tuned or recorded
   std::vector<Params> configs;  // the candidates, the default first
+  std::size_t num_points = 0;   // of the declared space, before pruning; 0 if it was not looked at
+  std::vector<Pruned> pruned;   // what static pruning took away
   SearchResult search;          // if tuned or failed; trials in order of `configs`
   std::size_t num_resumed = 0;  // of the trials those that a killed run had made
   TrialTimes times;
@@ -58,16 +60,17 @@ struct TuneReport {
   double seconds = 0;
 };
 /// For `quern tune --json`: problems (count), compiled, measured, rejected, failed, seconds,
-/// seconds_by_phase
-/// (open, compile, gate, measure), records[].
+/// seconds_by_phase (open, compile, gate, measure), records[], each with its space: points,
+/// candidates, pruned[] with reason and count.
 ordered_json to_json(const TuneReport& report);
 
 /// Tunes every distinct problem (dynamic fields rounded up to powers of two) that has no valid
-/// record, those with the largest share of a step first. Candidates are the family's own, the default
-/// first, then what is recorded elsewhere for the same problem, then the rest; they compile on the
-/// farm, the next problems' too, while the GPU measures. Each must pass the gate (autotune/gate.h)
-/// before it is timed (autotune/meter.h) and compared (autotune/search.h). Problems are shared out
-/// among the benches, which stand for equal GPUs.
+/// record, those with the largest share of a step first. Candidates are the family's whole space,
+/// pruned and ranked by its model (Family::ranked_space): the default first, then what is recorded
+/// elsewhere for the same problem, then the rest; they compile on the farm, the next problems' too,
+/// while the GPU measures. Each must pass the gate (autotune/gate.h) before it is timed
+/// (autotune/meter.h) and compared (autotune/search.h). Problems are shared out among the benches,
+/// which stand for equal GPUs.
 ///
 /// Every finished trial is on disk before the next begins, so that a killed run resumes where it
 /// stopped, and so is a problem's record, which counts at once. What took a process down is put on

@@ -41,11 +41,20 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
     if (!common.verbose) return;
     line.clear();
     const ProblemReport& problem = *progress.finished;
-    for (const Trial& trial : problem.search.trials)
+    if (problem.num_points > 0) {
+      std::string pruned;
+      for (const Pruned& reason : problem.pruned)
+        pruned += fmt::format("{} {}: {}", pruned.empty() ? ", less" : ",", reason.count,
+                              reason.reason);
+      note("  {} points{}\n", problem.num_points, pruned);
+    }
+    for (const Trial& trial : problem.search.trials) {
+      if (trial.verdict.status == TrialStatus::skipped) continue;
       note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
            trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
            to_text(problem.configs[trial.candidate]),
            trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
+    }
   };
   const auto benches = device_benches(library, max_gpus);
   std::vector<TrialBench*> pointers;

@@ -82,6 +82,7 @@ Arch DeviceInfo::arch() const {
   result.smem_per_sm_bytes = smem_per_sm_bytes;
   result.max_threads_per_sm = max_threads_per_sm;
   result.registers_per_sm = registers_per_sm;
+  if (peak_bytes_per_s() > 0) result.dram_gbps = peak_bytes_per_s() * 1e-9;
   return result;
 }
 

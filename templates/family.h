@@ -13,6 +13,7 @@
 #include "runtime/base/dtype.h"
 #include "runtime/base/launch_plan.h"
 #include "templates/params.h"
+#include "templates/ranked_space.h"
 
 namespace quern {
 
@@ -102,9 +103,24 @@ class Family {
 
   /// The declared space, for validation of imported configs.
   virtual std::vector<Tunable> space(const Params& problem) const = 0;
-  /// Configs worth trying, best guess first and legal on `arch`; the first is the default that runs
-  /// when nothing has been tuned. Never empty for a legal problem.
-  virtual std::vector<Params> candidates(const Params& problem, const Arch& arch) const = 0;
+  /// The whole declared space, pruned of what cannot run on `arch` or would plainly waste it, and
+  /// ranked by estimate_us(); of configs that come to the same kernel and launch it has one. The
+  /// default leads. Never empty for a legal problem. It takes milliseconds: to be asked for when
+  /// something is tuned, not when something is run. Here: the product of space(), filtered by
+  /// reject_reason(); families with many tunables enumerate theirs. Throws InputError if that
+  /// product has more than a million points.
+  virtual RankedSpace ranked_space(const Params& problem, const Arch& arch) const;
+  /// The configs of ranked_space().
+  std::vector<Params> candidates(const Params& problem, const Arch& arch) const {
+    return ranked_space(problem, arch).configs;
+  }
+  /// What runs when nothing has been tuned, legal on `arch`. Meant to be cheap: a run asks for it
+  /// once per untuned problem. Here: the first of ranked_space().
+  virtual Params default_config(const Params& problem, const Arch& arch) const;
+  /// The analytic model: microseconds that a legal config is expected to take, from bytes, flops,
+  /// waves, occupancy and bytes in flight (templates/common/roofline.h). It serves to rank configs
+  /// of one problem. Here: the least that cost() allows, the same for every config.
+  virtual double estimate_us(const Params& problem, const Params& config, const Arch& arch) const;
   /// Why the problem itself cannot be served, or nothing.
   virtual std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const = 0;
   /// Why this config cannot run this problem on this architecture, as a sentence; or nothing.

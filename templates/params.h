@@ -1,10 +1,12 @@
 #pragma once
 #include <fmt/format.h>
 
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <tuple>
 #include <type_traits>
+#include <vector>
 
 #include "runtime/base/dtype.h"
 #include "runtime/base/error.h"
@@ -91,6 +93,12 @@ S from_params(const Params& in) {
       if (!known) throw InputError(fmt::format("'{}' is not a known parameter", key));
     }
   return s;
+}
+
+/// A list of numbers as the values of a tunable.
+template <class Values>
+std::vector<Params> values_of(const Values& values) {
+  return {std::begin(values), std::end(values)};
 }
 
 /// "struct Config { static constexpr int tile_m = 128; ... };" for a stub. Booleans become bool;

@@ -6,8 +6,9 @@
 namespace quern {
 
 /// A GPU architecture as the compiler and the config spaces need it. The per-device numbers
-/// (num_sms, l2_bytes) are those of a usual product; a real device overwrites them.
-/// Source: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
+/// (num_sms, l2_bytes, dram_gbps) are those of a usual product; a real device overwrites them.
+/// Sources: CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; the
+/// products' datasheets for clocks and rates, which only serve to rank configs before measurement.
 struct Arch {
   int major = 0, minor = 0;
   /// "a": the target whose features are not forward compatible (wgmma, setmaxnreg, tcgen05).
@@ -18,6 +19,9 @@ struct Arch {
   int smem_per_sm_bytes = 0;
   int max_threads_per_sm = 0;
   int registers_per_sm = 65536;
+  double dram_gbps = 2000;     // peak, 1e9 bytes per second
+  double tensor_tflops = 300;  // peak of dense 16-bit products with fp32 sums
+  double clock_ghz = 1.5;      // boost clock of the SMs
 
   int cc() const { return major * 10 + minor; }
   /// "sm_90a"

@@ -4,6 +4,7 @@
 
 #include "templates/attention/attention_args.h"
 #include "templates/attention/paged_cache.h"
+#include "templates/common/roofline.h"
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 
@@ -11,6 +12,9 @@ namespace quern {
 namespace {
 
 constexpr int kMaxSplits = 128;
+constexpr int kSplits[] = {0, 1, 2, 4, 8, 16, 32, 64, 128};
+constexpr int kWarps[] = {1, 2, 4, 8}, kTokens[] = {16, 32, 64}, kStages[] = {1, 2, 3, 4, 6};
+constexpr int kBlocksPerSm[] = {1, 2, 3, 4};
 
 std::optional<std::string> complaint(const DecodeAttentionProblem& p) {
   if (auto c = PagedHeads{p.num_heads, p.num_kv_heads, p.head_dim, p.page_size, p.num_pages,
@@ -79,11 +83,77 @@ int splits_of(const DecodeAttentionProblem& p, const DecodeAttentionConfig& c, c
   return std::clamp(wanted, 1, useful);
 }
 
+/// Splits other than the automatic choice that lead to another grid than it, and than each other.
+std::vector<int> distinct_splits(const DecodeAttentionProblem& p, DecodeAttentionConfig c,
+                                 const Arch& arch) {
+  c.splits = 0;
+  std::vector<int> out{0}, grids{splits_of(p, c, arch)};
+  for (const int splits : kSplits) {
+    c.splits = splits;
+    const int grid = splits_of(p, c, arch);
+    if (splits == 0 || std::find(grids.begin(), grids.end(), grid) != grids.end()) continue;
+    grids.push_back(grid);
+    out.push_back(splits);
+  }
+  return out;
+}
+
+/// A block's time is its busiest warp's: a fixed part, and steps that each wait for what is slowest
+/// of DRAM (Little's law with the rings' bytes in flight), the SM's share of L2, and the warp's own
+/// chain from scores through softmax to sums. Splits add the merge of their partial results.
+double predicted_us(const DecodeAttentionProblem& p, const DecodeAttentionConfig& c,
+                   const Arch& arch) {
+  const double visible = p.window > 0 ? std::min(p.window, p.max_kv_len) : p.max_kv_len;
+  const double units = double(p.batch) * p.num_kv_heads;
+  if (c.kernel == "reference")
+    return kLaunchUs + lanes_us(arch, units * group_of(p) * visible * p.head_dim * 8 / arch.num_sms);
+  const int splits = splits_of(p, c, arch);
+  const double blocks = units * splits;
+  const int most = std::max(
+      1, std::min(resident_blocks(arch, c.warps * 32, estimated_registers(p, c), ring_bytes(p, c)),
+                  arch.registers_per_sm / (32 * c.warps * 32)));
+  const Waves waves = waves_of(blocks, most, arch);
+  const double on_sm = std::max(1.0, std::min<double>(most, ceil_ratio(blocks, arch.num_sms)));
+  const double steps = ceil_ratio(ceil_ratio(visible, c.tokens), c.warps * splits);
+  const double step_bytes = 4.0 * c.tokens * p.head_dim;  // K and V, of a warp
+  const double sm_bytes = on_sm * c.warps * step_bytes;
+  const double in_flight = sm_bytes * std::max(0.5, c.stages - 0.5);
+  const double dram = sm_bytes * waves.busy_sms / dram_rate(arch, waves.busy_sms, in_flight);
+  // Scores and sums, a pair of mma and their fragments for each 16 x 16 of K and of V; softmax.
+  const double head_tiles = (group_of(p) + 7) / 8, dim_tiles = (p.head_dim + 15) / 16;
+  const double instructions = c.tokens / 16.0 * (dim_tiles * (4 + 4 * head_tiles) + 60) + 60;
+  const double alone = (instructions * 3 + 300) / (arch.clock_ghz * 1e3);
+  const double issue = lanes_us(arch, on_sm * c.warps * 32 * instructions);
+  const double latency = c.stages > 1 ? kDramLatencyUs / c.stages : kDramLatencyUs + alone;
+  const double step = overlapped({dram, sm_bytes / sm_rate(arch), alone, issue, latency});
+  const double merge = splits > 1 ? 0.9 + 0.02 * splits : 0;
+  return kLaunchUs + (c.pdl ? 0 : kNoPdlUs) + 2 * kDramLatencyUs +
+         waves.rounds * (steps * step + 0.4 + 0.08 * c.warps) + merge;
+}
+
 /// The config, or InputError with the reason why it cannot run.
 DecodeAttentionConfig legal(const DecodeAttentionProblem& problem, const Params& params,
                             const Arch& arch) {
   const auto config = from_params<DecodeAttentionConfig>(params);
   if (const auto reason = complaint(problem, config, arch)) throw InputError(*reason);
+  return config;
+}
+
+/// The first that fits, from what is good on most GPUs to the smallest ring there is.
+DecodeAttentionConfig usual_config(const DecodeAttentionProblem& problem, const Arch& arch) {
+  struct Shape {
+    int warps, tokens, stages, blocks_per_sm;
+  };
+  for (const Shape& s : {Shape{4, 16, 3, 2}, Shape{4, 16, 2, 2}, Shape{4, 16, 2, 1},
+                         Shape{2, 16, 2, 1}, Shape{1, 16, 2, 1}, Shape{1, 16, 1, 1}}) {
+    const DecodeAttentionConfig config{"mma",     s.warps,         s.tokens,
+                                       s.stages,  s.blocks_per_sm, 0,
+                                       arch.has_pdl()};
+    if (!complaint(problem, config, arch)) return config;
+  }
+  DecodeAttentionConfig config;  // a huge head_dim with a small SM
+  config.kernel = "reference";
+  config.pdl = arch.has_pdl();
   return config;
 }
 
@@ -95,47 +165,44 @@ std::vector<std::string> DecodeAttentionFamily::dynamic_fields() const {
 
 std::vector<Tunable> DecodeAttentionFamily::space(const Params&) const {
   return {{"kernel", {"mma", "reference"}},
-          {"warps", {1, 2, 4, 8}},
-          {"tokens", {16, 32, 64}},
-          {"stages", {1, 2, 3, 4, 6}},
-          {"blocks_per_sm", {1, 2, 3, 4}},
-          {"splits", {0, 1, 2, 4, 8, 16, 32, 64, 128}},
+          {"warps", values_of(kWarps)},
+          {"tokens", values_of(kTokens)},
+          {"stages", values_of(kStages)},
+          {"blocks_per_sm", values_of(kBlocksPerSm)},
+          {"splits", values_of(kSplits)},
           {"pdl", {true, false}}};
 }
 
-std::vector<Params> DecodeAttentionFamily::candidates(const Params& params,
-                                                      const Arch& arch) const {
+RankedSpace DecodeAttentionFamily::ranked_space(const Params& params, const Arch& arch) const {
   const auto problem = parse(params);
-  struct Shape {
-    int warps, tokens, stages, blocks_per_sm;
-  };
-  constexpr Shape shapes[] = {{4, 16, 3, 2}, {4, 16, 2, 2}, {4, 16, 2, 1}, {8, 16, 3, 1},
-                              {8, 16, 2, 1}, {4, 32, 2, 1}, {2, 16, 4, 3}, {2, 16, 4, 2},
-                              {4, 16, 4, 1}, {4, 32, 1, 2}, {2, 16, 2, 2}, {1, 16, 2, 1}};
-  std::vector<Params> out;
-  const auto add = [&](const Shape& shape, int splits) {
-    const DecodeAttentionConfig config{"mma",         shape.warps,         shape.tokens,
-                                       shape.stages,  shape.blocks_per_sm, splits,
-                                       arch.has_pdl()};
-    if (!complaint(problem, config, arch)) out.push_back(to_params(config));
-  };
-  for (const Shape& shape : shapes) add(shape, 0);
-  // Other splits for the first two shapes that fit: powers of two within a factor of four of auto.
-  const std::vector<Params> fitting(out.begin(),
-                                    out.begin() + std::min<std::ptrdiff_t>(2, std::ssize(out)));
-  for (const Params& fit : fitting) {
-    const auto c = from_params<DecodeAttentionConfig>(fit);
-    const int automatic = splits_of(problem, c, arch);
-    for (int splits = 1; splits <= kMaxSplits; splits *= 2)
-      if (splits != automatic && splits * 4 >= automatic && splits <= automatic * 4)
-        add({c.warps, c.tokens, c.stages, c.blocks_per_sm}, splits);
-  }
-  if (out.empty()) {  // a huge head_dim with a small SM: the smallest ring there is
-    DecodeAttentionConfig config{"mma", 1, 16, 1, 1, 0, arch.has_pdl()};
-    if (complaint(problem, config, arch)) config.kernel = "reference";
-    out.push_back(to_params(config));
-  }
-  return out;
+  // Always with PDL where there is such: a launch without it only begins later.
+  std::vector<DecodeAttentionConfig> points;
+  DecodeAttentionConfig c;
+  c.pdl = arch.has_pdl();
+  for (const int warps : kWarps)
+    for (const int tokens : kTokens)
+      for (const int stages : kStages)
+        for (const int blocks_per_sm : kBlocksPerSm) {
+          c.warps = warps, c.tokens = tokens, c.stages = stages, c.blocks_per_sm = blocks_per_sm;
+          for (const int splits : distinct_splits(problem, c, arch)) {
+            c.splits = splits;
+            points.push_back(c);
+          }
+        }
+  return rank_points(
+      usual_config(problem, arch), points,
+      [&](const DecodeAttentionConfig& config) { return complaint(problem, config, arch); },
+      [&](const DecodeAttentionConfig& config) { return predicted_us(problem, config, arch); });
+}
+
+Params DecodeAttentionFamily::default_config(const Params& params, const Arch& arch) const {
+  return to_params(usual_config(parse(params), arch));
+}
+
+double DecodeAttentionFamily::estimate_us(const Params& params, const Params& config,
+                                          const Arch& arch) const {
+  const auto problem = parse(params);
+  return predicted_us(problem, legal(problem, config, arch), arch);
 }
 
 std::optional<std::string> DecodeAttentionFamily::unsupported(const Params& params,

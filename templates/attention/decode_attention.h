@@ -47,6 +47,7 @@ struct DecodeAttentionConfig {
                       std::pair{"splits", &C::splits},
                       std::pair{"pdl", &C::pdl}};
   }
+  bool operator==(const DecodeAttentionConfig&) const = default;
 };
 
 class DecodeAttentionFamily : public Family {
@@ -54,7 +55,9 @@ class DecodeAttentionFamily : public Family {
   std::string_view name() const override { return "decode_attention"; }
   std::vector<std::string> dynamic_fields() const override;
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

@@ -4,10 +4,14 @@
 
 #include "templates/attention/attention_args.h"
 #include "templates/attention/paged_cache.h"
+#include "templates/common/roofline.h"
 #include "templates/common/stub.h"
 
 namespace quern {
 namespace {
+
+constexpr int kWarps[] = {1, 2, 4, 8}, kRowTiles[] = {1, 2}, kTileKv[] = {16, 32, 64, 128};
+constexpr int kStages[] = {2, 3, 4}, kBlocksPerSm[] = {1, 2, 3, 4};
 
 std::optional<std::string> complaint(const PrefillAttentionProblem& p) {
   if (auto c = PagedHeads{p.num_heads, p.num_kv_heads, p.head_dim, p.page_size, p.num_pages,
@@ -99,6 +103,68 @@ PrefillAttentionConfig legal(const PrefillAttentionProblem& problem, const Param
   return config;
 }
 
+/// Blocks go through their tiles of K and V, each as long as the slowest of the SM's tensor cores,
+/// its lanes (softmax: exponentials, maxima, scaling), shared memory (K and V are read by every
+/// warp), the way in from L2, and a warp's own chain. Half of the tiles are beyond the diagonal.
+double predicted_us(const PrefillAttentionProblem& p, const PrefillAttentionConfig& c,
+                   const Arch& arch) {
+  const double clocks_per_us = arch.clock_ghz * 1e3;
+  const double queries = std::min<double>(p.max_query_len, ceil_ratio(p.num_tokens, p.batch));
+  double visible = queries / 2;  // on average over the rows of a sequence without a past
+  if (p.window > 0) visible = std::min<double>(visible, p.window);
+  if (c.kernel == "reference")
+    return kLaunchUs +
+           lanes_us(arch, p.num_tokens * visible * p.num_heads * p.head_dim * 8 / arch.num_sms);
+  const int threads = c.warps * 32;
+  const int registers = estimated_registers(p, c);
+  const int most = std::max(1, resident_blocks(arch, threads, registers,
+                                               prefill_smem_bytes(p.head_dim, c.tile_kv, c.stages)));
+  const double tile_q = c.warps * 16.0 * c.row_tiles;
+  const double heads = p.num_heads / rows_per_query(p, c);
+  const double tiles_q = ceil_ratio(queries * rows_per_query(p, c), tile_q);
+  const double blocks = heads * tiles_q * p.batch;
+  const double on_sm = std::max(1.0, std::min<double>(most, ceil_ratio(blocks, arch.num_sms)));
+  // A block sees whole tiles, up to that of its last row.
+  const double tiles = (visible + tile_q / rows_per_query(p, c) / 2) / c.tile_kv + 0.5;
+
+  const double pairs = tile_q * c.tile_kv;  // of row and position
+  const double share = arch.cc() >= 90 ? 0.6 : 0.85;  // of the peak that mma.sync reaches
+  const double tensor = on_sm * pairs * p.head_dim * 4 /
+                        (share * arch.tensor_tflops * 1e6 / arch.num_sms);
+  const double softmax = lanes_us(arch, on_sm * (pairs * 9 + tile_q * p.head_dim * 1.2));
+  const double tile_bytes = 4.0 * c.tile_kv * p.head_dim;
+  const double smem = on_sm * tile_bytes * (c.warps + 1) / 128 / clocks_per_us;
+  const double l2 = on_sm * tile_bytes / sm_rate(arch);
+  // A warp by itself: both products, then the exponentials, and the barrier between tiles.
+  const double fragments = c.row_tiles * (c.tile_kv / 8.0) * (p.head_dim / 16.0) * 2;
+  const double alone =
+      (fragments * 9 + c.row_tiles * c.tile_kv * 6.0 + 350 + 10.0 * c.warps) / clocks_per_us;
+  const double latency = kDramLatencyUs / (c.stages - 1);
+  const double step = overlapped({tensor, softmax, smem, l2, alone, latency});
+  const double longest = tiles * 2;  // the last rows of a sequence see all of it
+  const double rounds = std::max(blocks / (arch.num_sms * on_sm), 1.0);
+  return kLaunchUs + (c.pdl ? 0 : kNoPdlUs) + 2 * kDramLatencyUs +
+         std::max(rounds * tiles, longest) * step;
+}
+
+/// The first that fits, from what is good on most GPUs to the smallest ring there is.
+PrefillAttentionConfig usual_config(const PrefillAttentionProblem& problem, const Arch& arch) {
+  const bool pack = group_of(problem) > 1;
+  struct Shape {
+    int warps, row_tiles, tile_kv, stages, blocks_per_sm;
+  };
+  for (const Shape& s : {Shape{4, 1, 64, 2, 2}, Shape{8, 1, 64, 2, 1}, Shape{4, 1, 64, 2, 1},
+                         Shape{4, 1, 32, 2, 1}, Shape{4, 1, 16, 2, 1}, Shape{1, 1, 16, 2, 1}}) {
+    const PrefillAttentionConfig config{"mma",    s.warps, s.row_tiles,     s.tile_kv,
+                                        s.stages, pack,    s.blocks_per_sm, arch.has_pdl()};
+    if (!complaint(problem, config, arch)) return config;
+  }
+  PrefillAttentionConfig config;  // a huge head_dim with a small SM
+  config.kernel = "reference";
+  config.pdl = arch.has_pdl();
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> PrefillAttentionFamily::dynamic_fields() const {
@@ -106,36 +172,49 @@ std::vector<std::string> PrefillAttentionFamily::dynamic_fields() const {
 }
 
 std::vector<Tunable> PrefillAttentionFamily::space(const Params&) const {
-  return {{"kernel", {"mma", "reference"}}, {"warps", {1, 2, 4, 8}}, {"row_tiles", {1, 2}},
-          {"tile_kv", {16, 32, 64, 128}},   {"stages", {2, 3, 4}},   {"pack_group", {true, false}},
-          {"blocks_per_sm", {1, 2, 3, 4}},  {"pdl", {true, false}}};
+  return {{"kernel", {"mma", "reference"}},
+          {"warps", values_of(kWarps)},
+          {"row_tiles", values_of(kRowTiles)},
+          {"tile_kv", values_of(kTileKv)},
+          {"stages", values_of(kStages)},
+          {"pack_group", {true, false}},
+          {"blocks_per_sm", values_of(kBlocksPerSm)},
+          {"pdl", {true, false}}};
 }
 
-std::vector<Params> PrefillAttentionFamily::candidates(const Params& params,
-                                                       const Arch& arch) const {
+RankedSpace PrefillAttentionFamily::ranked_space(const Params& params, const Arch& arch) const {
   const auto problem = parse(params);
-  struct Shape {
-    int warps, row_tiles, tile_kv, stages, blocks_per_sm;
-  };
-  constexpr Shape shapes[] = {
-      {8, 1, 64, 2, 1},  {4, 1, 64, 2, 2}, {4, 1, 64, 2, 1}, {8, 1, 32, 2, 1}, {4, 1, 32, 2, 2},
-      {8, 1, 64, 3, 1},  {4, 2, 64, 2, 1}, {4, 2, 32, 2, 2}, {4, 2, 32, 2, 1}, {4, 1, 128, 2, 1},
-      {8, 1, 128, 2, 1}, {4, 1, 64, 2, 3}, {4, 1, 32, 3, 2}, {2, 1, 32, 2, 2}, {4, 1, 16, 2, 1}};
-  std::vector<Params> out;
+  std::vector<PrefillAttentionConfig> points;
+  PrefillAttentionConfig c;
+  c.pdl = arch.has_pdl();  // always where there is such: a launch without it only begins later
   for (const bool pack : {true, false}) {
-    if (pack && group_of(problem) == 1) continue;
-    for (const Shape& s : shapes) {
-      const PrefillAttentionConfig config{"mma",    s.warps, s.row_tiles,     s.tile_kv,
-                                          s.stages, pack,    s.blocks_per_sm, arch.has_pdl()};
-      if (!complaint(problem, config, arch)) out.push_back(to_params(config));
-    }
+    if (pack && group_of(problem) == 1) continue;  // the same as unpacked
+    for (const int warps : kWarps)
+      for (const int row_tiles : kRowTiles)
+        for (const int tile_kv : kTileKv)
+          for (const int stages : kStages)
+            for (const int blocks_per_sm : kBlocksPerSm) {
+              c.warps = warps, c.row_tiles = row_tiles, c.tile_kv = tile_kv, c.stages = stages;
+              c.pack_group = pack, c.blocks_per_sm = blocks_per_sm;
+              points.push_back(c);
+            }
   }
-  if (out.empty()) {
-    PrefillAttentionConfig config{"mma", 1, 1, 16, 2, group_of(problem) > 1, 1, arch.has_pdl()};
-    if (complaint(problem, config, arch)) config.kernel = "reference";
-    out.push_back(to_params(config));
-  }
-  return out;
+  return rank_points(
+      usual_config(problem, arch), points,
+      [&](const PrefillAttentionConfig& config) { return complaint(problem, config, arch); },
+      [&](const PrefillAttentionConfig& config) {
+        return predicted_us(problem, config, arch);
+      });
+}
+
+Params PrefillAttentionFamily::default_config(const Params& params, const Arch& arch) const {
+  return to_params(usual_config(parse(params), arch));
+}
+
+double PrefillAttentionFamily::estimate_us(const Params& params, const Params& config,
+                                           const Arch& arch) const {
+  const auto problem = parse(params);
+  return predicted_us(problem, legal(problem, config, arch), arch);
 }
 
 std::optional<std::string> PrefillAttentionFamily::unsupported(const Params& params,

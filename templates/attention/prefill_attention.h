@@ -58,6 +58,7 @@ struct PrefillAttentionConfig {
                       std::pair{"blocks_per_sm", &C::blocks_per_sm},
                       std::pair{"pdl", &C::pdl}};
   }
+  bool operator==(const PrefillAttentionConfig&) const = default;
 };
 
 class PrefillAttentionFamily : public Family {
@@ -65,7 +66,9 @@ class PrefillAttentionFamily : public Family {
   std::string_view name() const override { return "prefill_attention"; }
   std::vector<std::string> dynamic_fields() const override;
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

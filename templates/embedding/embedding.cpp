@@ -4,15 +4,16 @@
 #include <cstring>
 
 #include "runtime/base/half.h"
+#include "templates/common/roofline.h"
 #include "templates/common/stub.h"
 #include "templates/embedding/embedding_args.h"
 
 namespace quern {
 namespace {
 
-constexpr int kThreads[] = {128, 64, 256, 512, 32};
+constexpr int kThreads[] = {32, 64, 128, 256, 512, 1024};
 constexpr int kVectorBytes[] = {16, 8, 4, 2};
-constexpr int kTokensPerBlock[] = {1, 2, 4};
+constexpr int kTokensPerBlock[] = {1, 2, 4, 8};
 constexpr int kMaxTokens = 1 << 24, kMaxVocab = 1 << 24, kMaxHidden = 1 << 20;
 
 using Reason = std::optional<std::string>;
@@ -67,31 +68,85 @@ EmbeddingConfig config_from(const EmbeddingProblem& problem, const Params& param
   return config;
 }
 
+Cost cost_of(const EmbeddingProblem& p) {
+  const double elements = static_cast<double>(p.num_tokens) * p.hidden_size;
+  return {elements * static_cast<double>(bytes_for(p.dtype, 1) + bytes_for(p.out_dtype, 1)) +
+              4.0 * p.num_tokens,
+          0};
+}
+
+int row_bytes(const EmbeddingProblem& p) {
+  return static_cast<int>(bytes_for(p.dtype, 1)) * p.hidden_size;
+}
+
+/// Legal, but no use of what it asks for.
+Reason wasteful(const EmbeddingProblem& p, const EmbeddingConfig& c) {
+  const int accesses = row_bytes(p) / c.vector_bytes * c.tokens_per_block;
+  if (c.threads > 32 && c.threads / 2 >= accesses)
+    return fmt::format("half of {} threads find none of {} accesses", c.threads, accesses);
+  if (c.tokens_per_block > p.num_tokens)
+    return fmt::format("a block for {} tokens has only {}", c.tokens_per_block, p.num_tokens);
+  return std::nullopt;
+}
+
+/// Threads that stream (templates/common/roofline.h): each step loads an id, then the row.
+double predicted_us(const EmbeddingProblem& p, const EmbeddingConfig& c, const Arch& arch) {
+  StreamingKernel k;
+  k.bytes = cost_of(p).bytes;
+  k.blocks = ceil_ratio(p.num_tokens, c.tokens_per_block);
+  k.threads = c.threads;
+  k.loads_at_once = c.vector_bytes;
+  k.steps = 1 + ceil_ratio(double(row_bytes(p)) / c.vector_bytes * c.tokens_per_block, c.threads);
+  k.step_us = 0.26;
+  k.instructions = (k.steps - 1) * (25 + 4.0 * c.vector_bytes / 2);
+  return streaming_us(k, arch);
+}
+
+/// The widest access that fits, and as many threads as cover a row: one trip is quickest.
+EmbeddingConfig usual_config(const EmbeddingProblem& p) {
+  EmbeddingConfig config;
+  for (const int bytes : kVectorBytes) {
+    config.vector_bytes = bytes;
+    if (!reason_against(p, config)) break;
+  }
+  config.threads = 32;
+  while (config.threads < 512 && config.threads * config.vector_bytes < row_bytes(p))
+    config.threads *= 2;
+  return config;
+}
+
 }  // namespace
 
 std::vector<Tunable> EmbeddingFamily::space(const Params& problem) const {
   problem_from(problem);
-  return {{"threads", {std::begin(kThreads), std::end(kThreads)}},
-          {"vector_bytes", {std::begin(kVectorBytes), std::end(kVectorBytes)}},
-          {"tokens_per_block", {std::begin(kTokensPerBlock), std::end(kTokensPerBlock)}}};
+  return {{"threads", values_of(kThreads)},
+          {"vector_bytes", values_of(kVectorBytes)},
+          {"tokens_per_block", values_of(kTokensPerBlock)}};
 }
 
-std::vector<Params> EmbeddingFamily::candidates(const Params& problem, const Arch&) const {
+RankedSpace EmbeddingFamily::ranked_space(const Params& problem, const Arch& arch) const {
   const auto p = problem_from(problem);
-  const int row_bytes = static_cast<int>(bytes_for(p.dtype, 1)) * p.hidden_size;
-  std::vector<Params> out;
-  // The widest access that fits; then as few threads as cover a row, since one trip is enough.
-  for (const int vector_bytes : kVectorBytes) {
-    for (const int tokens : kTokensPerBlock)
-      for (const int threads : kThreads) {
-        const EmbeddingConfig config{threads, vector_bytes, tokens};
-        const bool idle = threads > 32 && threads / 2 * vector_bytes >= row_bytes * tokens;
-        const bool pointless = tokens > 1 && p.num_tokens < 64 * tokens;
-        if (!idle && !pointless && !reason_against(p, config)) out.push_back(to_params(config));
-      }
-    if (!out.empty()) break;
-  }
-  return out;
+  std::vector<EmbeddingConfig> points;
+  for (const int threads : kThreads)
+    for (const int vector_bytes : kVectorBytes)
+      for (const int tokens : kTokensPerBlock) points.push_back({threads, vector_bytes, tokens});
+  return rank_points(
+      usual_config(p), points,
+      [&](const EmbeddingConfig& c) -> Reason {
+        if (auto why = reason_against(p, c)) return why;
+        return wasteful(p, c);
+      },
+      [&](const EmbeddingConfig& c) { return predicted_us(p, c, arch); });
+}
+
+Params EmbeddingFamily::default_config(const Params& problem, const Arch&) const {
+  return to_params(usual_config(problem_from(problem)));
+}
+
+double EmbeddingFamily::estimate_us(const Params& problem, const Params& config,
+                                    const Arch& arch) const {
+  const auto p = problem_from(problem);
+  return predicted_us(p, config_from(p, config), arch);
 }
 
 std::optional<std::string> EmbeddingFamily::unsupported(const Params& problem, const Arch&) const {
@@ -192,13 +247,7 @@ std::vector<std::byte> EmbeddingFamily::pack_args(const Params& problem, const P
   return args_bytes(args);
 }
 
-Cost EmbeddingFamily::cost(const Params& problem) const {
-  const auto p = problem_from(problem);
-  const double elements = static_cast<double>(p.num_tokens) * p.hidden_size;
-  return {elements * static_cast<double>(bytes_for(p.dtype, 1) + bytes_for(p.out_dtype, 1)) +
-              4.0 * p.num_tokens,
-          0};
-}
+Cost EmbeddingFamily::cost(const Params& problem) const { return cost_of(problem_from(problem)); }
 
 Tolerance EmbeddingFamily::tolerance(const Params&, std::size_t) const { return {0, 0}; }
 

@@ -33,6 +33,7 @@ struct EmbeddingConfig {
                       std::pair{"vector_bytes", &C::vector_bytes},
                       std::pair{"tokens_per_block", &C::tokens_per_block}};
   }
+  bool operator==(const EmbeddingConfig&) const = default;
 };
 
 /// Family "embedding": operands ids[num_tokens] i32, table[vocab_size, hidden_size],
@@ -44,7 +45,9 @@ class EmbeddingFamily final : public Family {
     return {"num_tokens", "vocab_size"};
   }
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

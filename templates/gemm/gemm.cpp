@@ -242,11 +242,17 @@ std::vector<Tunable> GemmFamily::space(const Params& problem) const {
   return out;
 }
 
-std::vector<Params> GemmFamily::candidates(const Params& problem, const Arch& arch) const {
-  std::vector<Params> out;
-  for (const GemmConfig& config : quern::candidates(problem_from(problem), arch))
-    out.push_back(to_params(config));
-  return out;
+RankedSpace GemmFamily::ranked_space(const Params& problem, const Arch& arch) const {
+  return quern::ranked_space(problem_from(problem), arch);
+}
+
+Params GemmFamily::default_config(const Params& problem, const Arch& arch) const {
+  return to_params(quern::default_config(problem_from(problem), arch));
+}
+
+double GemmFamily::estimate_us(const Params& problem, const Params& config,
+                               const Arch& arch) const {
+  return quern::estimate_us(problem_from(problem), config_from(config), arch);
 }
 
 std::optional<std::string> GemmFamily::unsupported(const Params& problem, const Arch& arch) const {

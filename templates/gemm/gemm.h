@@ -55,6 +55,7 @@ struct GemmConfig {
         std::pair{"split_k", &C::split_k},       std::pair{"group_m", &C::group_m},
         std::pair{"algorithm", &C::algorithm}};
   }
+  bool operator==(const GemmConfig&) const = default;
 };
 
 /// Why no config can serve the problem, or nothing.
@@ -62,8 +63,12 @@ std::optional<std::string> unsupported(const GemmProblem& problem, const Arch& a
 /// Why this config cannot run this problem on this architecture, or nothing. Any values are safe.
 std::optional<std::string> reject_reason(const GemmProblem& problem, const GemmConfig& config,
                                          const Arch& arch);
-/// At most 40 legal configs, best guess first; see gemm_candidates.cpp for how they are ordered.
-std::vector<GemmConfig> candidates(const GemmProblem& problem, const Arch& arch);
+/// The whole space, pruned and ranked (gemm_space.cpp).
+RankedSpace ranked_space(const GemmProblem& problem, const Arch& arch);
+/// The best of a few dozen by the model.
+GemmConfig default_config(const GemmProblem& problem, const Arch& arch);
+/// The analytic model (gemm_estimate.cpp), for a legal config.
+double estimate_us(const GemmProblem& problem, const GemmConfig& config, const Arch& arch);
 LaunchPlan plan(const GemmProblem& problem, const GemmConfig& config, const Arch& arch);
 /// Registers that a thread of the config is expected to need, leaning high.
 int estimated_registers(const GemmProblem& problem, const GemmConfig& config);
@@ -74,7 +79,9 @@ class GemmFamily final : public Family {
   std::string_view name() const override { return "gemm"; }
   std::vector<std::string> dynamic_fields() const override { return {"m"}; }
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

@@ -5,11 +5,15 @@
 
 #include "runtime/base/half.h"
 #include "templates/attention/paged_cache.h"
+#include "templates/common/roofline.h"
 #include "templates/common/stub.h"
 #include "templates/rope/rope_append_args.h"
 
 namespace quern {
 namespace {
+
+constexpr int kThreads[] = {64, 128, 256, 512, 1024}, kVectors[] = {4, 8};
+constexpr int kUnrolls[] = {1, 2, 4, 8};
 
 std::optional<std::string> complaint(const RopeAppendProblem& p) {
   if (auto c = PagedHeads{p.num_heads, p.num_kv_heads, p.head_dim, p.page_size, p.num_pages,
@@ -59,6 +63,45 @@ RopeAppendConfig legal(const RopeAppendProblem& problem, const Params& params, c
   return config;
 }
 
+std::int64_t blocks_of(const RopeAppendProblem& p, const RopeAppendConfig& c) {
+  const std::int64_t pieces = static_cast<std::int64_t>(p.num_tokens) *
+                              (p.num_heads + 2 * p.num_kv_heads) * (p.head_dim / 2 / c.vector);
+  const std::int64_t per_block = static_cast<std::int64_t>(c.threads) * c.unroll;
+  return (pieces + per_block - 1) / per_block;
+}
+
+Cost cost_of(const RopeAppendProblem& p) {
+  const double elements = double(p.num_tokens) * (p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
+  const double table = double(std::min(p.num_tokens, p.max_positions)) * p.head_dim * 4;
+  return {elements * static_cast<double>(bytes_for(p.qkv_dtype, 1) + 2) + table +
+              double(p.num_tokens) * 8,
+          elements * 3};
+}
+
+/// Threads that stream (templates/common/roofline.h). The pieces of a thread are loaded one after
+/// the other once its registers run short; each waits for its token's position first.
+double predicted_us(const RopeAppendProblem& p, const RopeAppendConfig& c, const Arch& arch) {
+  const double element_bytes = static_cast<double>(bytes_for(p.qkv_dtype, 1));
+  StreamingKernel k;
+  k.bytes = cost_of(p).bytes;
+  k.blocks = static_cast<double>(blocks_of(p, c));
+  k.threads = c.threads;
+  k.registers = 24 + 4 * c.vector + 4 * c.unroll;
+  k.loads_at_once = c.vector * (2 * element_bytes + 8) * std::min(2, c.unroll);
+  k.steps = 2 + (c.unroll - 1) * 1.5 + (c.vector - 4) * 0.1;
+  k.instructions = c.unroll * (50 + 14.0 * c.vector);
+  k.pdl = c.pdl;
+  return streaming_us(k, arch);
+}
+
+/// Small vectors shorten a thread's way, and two pieces of a thread save blocks where there are
+/// many.
+RopeAppendConfig usual_config(const RopeAppendProblem& p, const Arch& arch) {
+  RopeAppendConfig config{256, 4, 1, arch.has_pdl()};
+  if (blocks_of(p, config) > 4 * arch.num_sms) config.unroll = 2;
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> RopeAppendFamily::dynamic_fields() const {
@@ -66,22 +109,33 @@ std::vector<std::string> RopeAppendFamily::dynamic_fields() const {
 }
 
 std::vector<Tunable> RopeAppendFamily::space(const Params&) const {
-  return {{"threads", {64, 128, 256, 512}},
-          {"vector", {4, 8}},
-          {"unroll", {1, 2, 4}},
+  return {{"threads", values_of(kThreads)},
+          {"vector", values_of(kVectors)},
+          {"unroll", values_of(kUnrolls)},
           {"pdl", {true, false}}};
 }
 
-std::vector<Params> RopeAppendFamily::candidates(const Params& params, const Arch& arch) const {
+RankedSpace RopeAppendFamily::ranked_space(const Params& params, const Arch& arch) const {
   const auto problem = parse(params);
-  std::vector<Params> out;
-  for (const int vector : {8, 4})
-    for (const int unroll : {1, 2, 4})
-      for (const int threads : {128, 256, 64, 512}) {
-        const RopeAppendConfig config{threads, vector, unroll, arch.has_pdl()};
-        if (!complaint(problem, config, arch)) out.push_back(to_params(config));
-      }
-  return out;
+  std::vector<RopeAppendConfig> points;
+  for (const int threads : kThreads)
+    for (const int vector : kVectors)
+      for (const int unroll : kUnrolls)
+        for (const bool pdl : {true, false}) points.push_back({threads, vector, unroll, pdl});
+  return rank_points(
+      usual_config(problem, arch), points,
+      [&](const RopeAppendConfig& config) { return complaint(problem, config, arch); },
+      [&](const RopeAppendConfig& config) { return predicted_us(problem, config, arch); });
+}
+
+Params RopeAppendFamily::default_config(const Params& params, const Arch& arch) const {
+  return to_params(usual_config(parse(params), arch));
+}
+
+double RopeAppendFamily::estimate_us(const Params& params, const Params& config,
+                                     const Arch& arch) const {
+  const auto problem = parse(params);
+  return predicted_us(problem, legal(problem, config, arch), arch);
 }
 
 std::optional<std::string> RopeAppendFamily::unsupported(const Params& params, const Arch&) const {
@@ -114,11 +168,8 @@ LaunchPlan RopeAppendFamily::plan(const Params& params, const Params& config_par
                                   const Arch& arch) const {
   const auto p = parse(params);
   const auto c = legal(p, config_params, arch);
-  const std::int64_t pieces = static_cast<std::int64_t>(p.num_tokens) *
-                              (p.num_heads + 2 * p.num_kv_heads) * (p.head_dim / 2 / c.vector);
-  const std::int64_t per_block = static_cast<std::int64_t>(c.threads) * c.unroll;
   LaunchPlan plan;
-  plan.grid[0] = static_cast<unsigned>((pieces + per_block - 1) / per_block);
+  plan.grid[0] = static_cast<unsigned>(blocks_of(p, c));
   plan.block[0] = static_cast<unsigned>(c.threads);
   plan.pdl = c.pdl;
   return plan;
@@ -226,12 +277,7 @@ void RopeAppendFamily::cpu_reference(const Params& params, std::span<HostTensor>
   }
 }
 
-Cost RopeAppendFamily::cost(const Params& params) const {
-  const auto p = parse(params);
-  const double elements = double(p.num_tokens) * (p.num_heads + 2 * p.num_kv_heads) * p.head_dim;
-  const double table = double(std::min(p.num_tokens, p.max_positions)) * p.head_dim * 4;
-  return {elements * static_cast<double>(bytes_for(p.qkv_dtype, 1) + 2) + table + double(p.num_tokens) * 8, elements * 3};
-}
+Cost RopeAppendFamily::cost(const Params& params) const { return cost_of(parse(params)); }
 
 Tolerance RopeAppendFamily::tolerance(const Params& params, std::size_t) const {
   // Three roundings in fp32, where the two products may cancel, and one to 16 bits.

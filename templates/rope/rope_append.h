@@ -45,6 +45,7 @@ struct RopeAppendConfig {
     return std::tuple{std::pair{"threads", &C::threads}, std::pair{"vector", &C::vector},
                       std::pair{"unroll", &C::unroll}, std::pair{"pdl", &C::pdl}};
   }
+  bool operator==(const RopeAppendConfig&) const = default;
 };
 
 class RopeAppendFamily : public Family {
@@ -52,7 +53,9 @@ class RopeAppendFamily : public Family {
   std::string_view name() const override { return "rope_append"; }
   std::vector<std::string> dynamic_fields() const override;
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

@@ -4,6 +4,8 @@
 #include <bit>
 #include <cmath>
 
+#include "templates/common/roofline.h"
+
 namespace quern {
 namespace {
 
@@ -47,145 +49,92 @@ bool fits_registers(const RowProblem& problem, std::int64_t elements, int thread
   return elements * (problem.wide_bits >= 32 ? kRegistersEach + 1 : kRegistersEach) <= registers;
 }
 
-class Proposals {
- public:
-  Proposals(const RowProblem& problem, const Arch& arch) : problem_(problem), arch_(arch) {}
+/// Widths of an access, in elements: from `least` up to 64 bytes of the widest operand.
+std::vector<int> vectors_of(const RowProblem& problem, int least) {
+  std::vector<int> out;
+  for (int vector = 32; vector >= 1; vector /= 2)
+    if (problem.inner % vector == 0 && vector * problem.wide_bits <= 512 &&
+        (vector >= least || out.empty()))
+      out.push_back(vector);
+  return out;
+}
 
-  void add(int threads, int threads_per_row, int vector, const std::string& keep, int cluster,
-           int turns = 1, int blocks_per_sm = 0) {
-    if (threads < 32 || threads > kMaxThreads || threads_per_row < 1 || vector < 1) return;
-    const RowConfig config{threads, threads_per_row, vector, keep,
-                           cluster, arch_.has_pdl(), turns,  blocks_per_sm};
-    const Params params = to_params(config);
-    if (row_reject_reason(problem_, config, arch_) ||
-        std::find(known_.begin(), known_.end(), params) != known_.end())
-      return;
-    known_.push_back(params);
-    configs_.push_back(config);
-  }
-  /// A row's threads make up a block of at least 128, and the row waits where there is room.
-  void add_reducing(int threads_per_row, int vector, int cluster = 1, int rows_per_block = 0) {
-    if (threads_per_row < 1) return;
-    int threads = rows_per_block > 0 ? threads_per_row * rows_per_block : threads_per_row;
-    if (rows_per_block == 0)
-      while (threads < 128 && cluster == 1) threads *= 2;
-    if (threads > kMaxThreads) return;
-    add(threads, threads_per_row, vector, roomiest(threads, threads_per_row, vector, cluster),
-        cluster);
-  }
-  void add_packed(int threads_per_row, int vector, int threads_on_sm) {
-    const int threads = std::max(128, threads_per_row);
-    add(threads, threads_per_row, vector, "packed", 1, 1, threads_on_sm / threads);
-  }
-  void add_shared(int threads_per_row, int vector) {
-    const int threads = std::max(128, threads_per_row);
-    add(threads, threads_per_row, vector, "shared", 1);
-  }
-  /// Blocks that fill the GPU once, twice or four times and go through all rows.
-  void add_in_turns(int threads_per_row, int vector) {
-    const int threads = std::max(128, threads_per_row);
-    if (threads_per_row < 1 || threads > kMaxThreads ||
-        !fits_registers(problem_, share_of(problem_, threads_per_row, 1, vector), threads, arch_))
-      return;
-    const std::int64_t at_once = std::int64_t{arch_.num_sms} *
-                                 (arch_.max_threads_per_sm / threads) * threads / threads_per_row;
-    for (const std::int64_t waves : {1, 2, 4}) {
-      const auto turns = static_cast<std::uint64_t>(divide_up(problem_.rows, at_once * waves));
-      if (turns > 1)
-        add(threads, threads_per_row, vector, "registers", 1,
-            static_cast<int>(std::min<std::uint64_t>(std::bit_ceil(turns), kMaxTurns)));
-    }
-  }
-  std::string roomiest(int threads, int threads_per_row, int vector, int cluster) const {
-    if (fits_registers(problem_, share_of(problem_, threads_per_row, cluster, vector), threads,
-                       arch_))
-      return "registers";
-    const double rows = static_cast<double>(threads) / threads_per_row / cluster;
-    const double bytes = static_cast<double>(problem_.row) * rows * problem_.loaded_bytes;
-    return bytes + 4096 <= arch_.smem_per_block_bytes ? "shared" : "none";
-  }
-  std::vector<RowConfig> take() { return std::move(configs_); }
+/// Powers of two of `rows` that blocks which fill the GPU some times over have to go through.
+std::vector<int> turns_of(const RowProblem& problem, int threads, int threads_per_row,
+                          const Arch& arch) {
+  std::vector<int> out{1};
+  const std::int64_t at_once = std::int64_t{arch.num_sms} * (arch.max_threads_per_sm / threads) *
+                               (threads / threads_per_row);
+  for (int turns = 2; turns <= kMaxTurns && turns * at_once < 2 * problem.rows; turns *= 2)
+    out.push_back(turns);
+  return out;
+}
 
- private:
-  const RowProblem& problem_;
-  const Arch& arch_;
-  std::vector<Params> known_;
-  std::vector<RowConfig> configs_;
-};
-
-void propose_elementwise(Proposals& out, const std::vector<int>& vectors) {
-  for (const int threads : {256, 128, 512, 1024, 64})
-    for (const int vector : vectors) out.add(threads, threads, vector, "none", 1);
+void add_elementwise(const RowProblem& problem, const Arch& arch, std::vector<RowConfig>& out) {
+  for (const int threads : {32, 64, 96, 128, 192, 256, 384, 512, 768, 1024})
+    for (const int vector : vectors_of(problem, 2))
+      out.push_back({threads, threads, vector, "none", 1, arch.has_pdl(), 1, 0});
 }
 
 /// Neighbouring threads read neighbouring columns; the others of a block share those columns' rows.
-void propose_columns(Proposals& out, const std::vector<int>& vectors) {
-  for (const int lanes : {32, 16, 64, 8})
-    for (const int threads : {256, 512, 1024, 128})
-      for (const int vector : vectors) out.add(threads, threads / lanes, vector, "none", 1);
-  for (const int vector : vectors) out.add(128, 1, vector, "none", 1);
+void add_columns(const RowProblem& problem, const Arch& arch, std::vector<RowConfig>& out) {
+  for (const int threads : {64, 128, 256, 512, 1024})
+    for (const int per_row : {1, 2, 4, 8, 16, 32, 64, 128})
+      for (const int vector : vectors_of(problem, 1))
+        if (per_row <= threads)
+          out.push_back({threads, per_row, vector, "none", 1, arch.has_pdl(), 1, 0});
 }
 
-void propose_rows(Proposals& out, const RowProblem& problem, const Arch& arch,
-                  const std::vector<int>& vectors) {
-  const bool few = problem.rows < arch.num_sms;
-  const int first = vectors.front();
-  const bool clusters = arch.cc() >= 90;
-  const auto cluster_threads = [&](int cluster) {
-    return std::max(64, threads_for(divide_up(problem.row, cluster), 16, first));
+void add_rows(const RowProblem& problem, const Arch& arch, std::vector<RowConfig>& out) {
+  const auto add = [&](int threads, int per_row, int vector, int cluster) {
+    RowConfig c{threads, per_row, vector, "none", cluster, arch.has_pdl(), 1, 0};
+    for (const char* keep : {"none", "shared", "packed", "registers"}) {
+      c.keep = keep;
+      const bool in_registers = c.keep == "packed" || c.keep == "registers";
+      std::vector<int> bounds{0};
+      if (in_registers && threads >= 128 && cluster == 1)
+        for (const int share : {4, 3}) {  // quarters of what an SM holds
+          const int blocks = arch.max_threads_per_sm * share / 4 / threads;
+          if (blocks > 1 && blocks <= 32 && blocks != bounds.back()) bounds.push_back(blocks);
+        }
+      for (const int blocks_per_sm : bounds) {
+        c.blocks_per_sm = blocks_per_sm;
+        c.turns = 1;
+        out.push_back(c);
+        // Rows in turn are loaded ahead of the one at hand, which bounds on registers defeat.
+        if (c.keep != "registers" || cluster > 1 || blocks_per_sm != 0) continue;
+        for (const int turns : turns_of(problem, threads, per_row, arch)) {
+          c.turns = turns;
+          if (turns > 1) out.push_back(c);
+        }
+      }
+    }
   };
-  int usual = threads_for(problem.row, few ? 8 : 16, first);
-  if (problem.row <= kWarpRow && !(few && problem.row > 256)) usual = std::min(usual, 32);
-  if (clusters && problem.row > kClusterRow)
-    for (const int cluster : {problem.row > 2 * kClusterRow ? 8 : 4, 8, 4, 2})
-      out.add_reducing(cluster_threads(cluster), first, cluster);
-
-  out.add_reducing(usual, first);
-  if (few) {
-    // A matter of latency: half the access width shortens what a thread does after its load.
-    out.add_reducing(usual / 4, first);
-    out.add_reducing(usual / 2, std::max(1, first / 2));
-    out.add_packed(usual / 2, first, 0);
-    out.add_reducing(usual / 2, first);
-    out.add_reducing(usual / 4, std::max(1, first / 2));
-  } else {
-    // A matter of bytes in flight: of threads on an SM, times what each has loaded.
-    out.add_reducing(usual / 2, first);
-    out.add_shared(usual, first);
-    out.add_in_turns(usual, first);
-    out.add_packed(usual / 2, first, 0);
-    out.add_shared(usual / 2, first);
-    out.add_packed(usual, first, 0);
-    out.add_in_turns(usual / 2, first);
-    out.add_packed(usual / 2, first, arch.max_threads_per_sm * 3 / 4);
-    out.add_packed(usual, first, arch.max_threads_per_sm);
-    out.add_in_turns(2 * usual, first);
-    out.add_shared(2 * usual, first);
+  for (const int vector : vectors_of(problem, 2)) {
+    std::vector<int> per_rows;
+    for (int threads = 8; threads <= kMaxThreads; threads *= 2) per_rows.push_back(threads);
+    // As many threads as find work in every step, where powers of two leave some of them idle.
+    const std::int64_t accesses = divide_up(problem.row, vector);
+    for (const std::int64_t steps : {1, 2, 3, 4}) {
+      const std::int64_t threads = divide_up(divide_up(accesses, steps), 32) * 32;
+      if (threads <= kMaxThreads &&
+          std::find(per_rows.begin(), per_rows.end(), threads) == per_rows.end())
+        per_rows.push_back(static_cast<int>(threads));
+    }
+    for (const int per_row : per_rows) {
+      const bool power = std::has_single_bit(static_cast<unsigned>(per_row));
+      for (int rows = 1; rows == 1 || (power && rows <= 32 && rows <= problem.rows); rows *= 2)
+        if (const int threads = per_row * rows;
+            threads >= 32 && threads <= (rows == 1 ? kMaxThreads : 512))
+          add(threads, per_row, vector, 1);
+      // Blocks of a cluster are for rows that leave SMs without work, or that one SM cannot hold.
+      if (power && per_row >= 64 &&
+          (2 * problem.rows <= arch.num_sms || problem.row > kClusterRow))
+        for (const int cluster : {2, 4, 8})
+          if (divide_up(problem.row, cluster) >= kMinClusterPart)
+            add(per_row, per_row, vector, cluster);
+    }
   }
-  for (const int per_row : {usual, 2 * usual, usual / 2, 4 * usual, usual / 4})
-    for (const int vector : vectors) out.add_reducing(per_row, vector);
-  if (clusters && 2 * problem.rows <= arch.num_sms)  // the other SMs have nothing to do
-    for (const int cluster : {2, 4, 8})
-      if (problem.row / cluster >= kMinClusterPart)
-        out.add_reducing(cluster_threads(cluster), first, cluster);
-  if (problem.rows > 1)
-    for (const int per_row : {usual, usual / 2, 32, 16, 8})
-      for (const int rows : {2, 4, 8})
-        if (per_row * rows <= 512 && problem.row <= std::int64_t{128} * per_row)
-          out.add_reducing(per_row, first, 1, rows);
-  for (const int per_row : {usual, usual / 2})
-    for (const char* keep : {"registers", "shared", "none"})
-      out.add(std::max(per_row, 128), per_row, first, keep, 1);
-  // As many threads as find work in every step, where powers of two leave some of them idle.
-  const std::int64_t accesses = divide_up(problem.row, first);
-  for (const std::int64_t steps : {1, 2, 3, 4}) {
-    const std::int64_t threads = divide_up(divide_up(accesses, steps), 32) * 32;
-    if (threads <= kMaxThreads) out.add_reducing(static_cast<int>(threads), first, 1, 1);
-  }
-  // Last resorts, for kernels that few of the above suit.
-  for (const int per_row : {128, 256, 32, 1024})
-    for (const char* keep : {"none", "shared"})
-      out.add(std::max(per_row, 128), per_row, 1, keep, 1);
 }
 
 }  // namespace
@@ -246,24 +195,120 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
   return std::nullopt;
 }
 
-std::vector<RowConfig> row_candidates(const RowProblem& problem, const Arch& arch) {
-  std::vector<int> vectors;
-  const auto add_vector = [&](int elements) {
-    const int vector = fitting_vector(problem, std::min(elements, 32));
-    if (std::find(vectors.begin(), vectors.end(), vector) == vectors.end())
-      vectors.push_back(vector);
-  };
-  add_vector(128 / problem.narrow_bits);
-  add_vector(128 / problem.wide_bits);
-  if (!problem.reduces || problem.column) add_vector(vectors.front() / 2);
-  Proposals out(problem, arch);
+std::vector<RowConfig> row_points(const RowProblem& problem, const Arch& arch) {
+  std::vector<RowConfig> out;
   if (!problem.reduces)
-    propose_elementwise(out, vectors);
+    add_elementwise(problem, arch, out);
   else if (problem.column)
-    propose_columns(out, vectors);
+    add_columns(problem, arch, out);
   else
-    propose_rows(out, problem, arch, vectors);
-  return out.take();
+    add_rows(problem, arch, out);
+  return out;
+}
+
+std::vector<RowConfig> row_defaults(const RowProblem& problem, const Arch& arch) {
+  const bool few = problem.rows < arch.num_sms;
+  const int narrow = fitting_vector(problem, std::min(128 / problem.narrow_bits, 32));
+  const int wide = fitting_vector(problem, std::min(128 / problem.wide_bits, 32));
+  std::vector<RowConfig> out;
+  const auto add = [&](int threads, int per_row, int vector, const char* keep, int cluster = 1) {
+    const RowConfig config{threads, per_row, vector, keep, cluster, arch.has_pdl(), 1, 0};
+    if (threads <= kMaxThreads && !row_reject_reason(problem, config, arch)) out.push_back(config);
+  };
+  if (!problem.reduces) {
+    // With few elements, more and shorter threads; half the access width where one is wider.
+    const double elements = static_cast<double>(problem.rows) * static_cast<double>(problem.row);
+    const bool short_of_work = elements / narrow < 8.0 * arch.num_sms * 256;
+    for (const int vector : {short_of_work ? std::max(wide, narrow / 2) : narrow, narrow, wide, 1})
+      add(256, 256, vector, "none");
+    return out;
+  }
+  if (problem.column) {
+    for (const int vector : {narrow, wide, 1})
+      for (const int per_row : {8, 1}) add(per_row == 1 ? 128 : 256, per_row, vector, "none");
+    return out;
+  }
+  // Accesses of 16 bytes of the widest operand, and enough threads for each to have a few.
+  for (const int vector : {wide, narrow, 1}) {
+    int per_row = threads_for(problem.row, few ? 8 : 16, vector);
+    if (problem.row <= kWarpRow && !(few && problem.row > 256)) per_row = std::min(per_row, 32);
+    if (arch.cc() >= 90 && problem.row > kClusterRow)
+      for (const int cluster : {problem.row > 2 * kClusterRow ? 8 : 4, 8}) {
+        const int part = std::max(64, threads_for(divide_up(problem.row, cluster), 16, vector));
+        for (const char* keep : {"registers", "shared"}) add(part, part, vector, keep, cluster);
+      }
+    for (const char* keep : {"registers", "shared", "none"})
+      add(std::max(128, per_row), per_row, vector, keep);
+  }
+  for (const int per_row : {128, 256, 32, 1024})
+    for (const char* keep : {"none", "shared"}) add(std::max(per_row, 128), per_row, 1, keep);
+  return out;
+}
+
+double row_estimate_us(const RowProblem& problem, const Cost& cost, const RowConfig& c,
+                       const Arch& arch) {
+  const double rows = static_cast<double>(problem.rows), row = static_cast<double>(problem.row);
+  const double elements = rows * row, vector = c.vector;
+  const double operations = elements > 0 ? cost.flops / elements : 0;
+  // Of an element: the operations, conversions, and its part of an access and its address.
+  const double per_element = 1.5 * operations + 4 + 14 / vector;
+  if (!problem.reduces || problem.column) {
+    StreamingKernel k;
+    k.bytes = cost.bytes;
+    k.threads = c.threads;
+    k.registers = 20 + 3 * c.vector;
+    k.loads_at_once = vector * problem.loaded_bytes;
+    if (problem.column) {
+      const double per_row = c.threads_per_row;
+      k.blocks = std::ceil(ceil_ratio(rows, vector) / (c.threads / per_row));
+      k.steps = 1 + ceil_ratio(row, per_row);
+      k.step_us = 0.15;
+      k.loads_at_once *= std::min(4.0, k.steps);
+      k.instructions = k.steps * vector * per_element;
+    } else {
+      k.blocks = ceil_ratio(elements, vector * c.threads);
+      k.instructions = vector * per_element + 20;
+    }
+    k.pdl = c.pdl;
+    return streaming_us(k, arch);
+  }
+  const double lanes = double(c.threads_per_row) * c.cluster;
+  const double chunks = ceil_ratio(row, lanes * vector);  // accesses of a thread and row
+  const double rows_per_block = double(c.threads) / c.threads_per_row;
+  const double blocks = ceil_ratio(rows, rows_per_block * c.turns) * c.cluster;
+  // Registers: what is kept of a row in f32 (registers) or as it was loaded (packed), and the rest.
+  const double kept = c.keep == "registers" ? chunks * vector * 1.5
+                      : c.keep == "packed"  ? chunks * vector * problem.loaded_bytes / 4
+                                            : 0;
+  int registers = static_cast<int>(30 + kept + 2 * vector) + (c.turns > 1 ? 8 : 0);
+  if (c.blocks_per_sm > 0)
+    registers = std::min(registers, arch.registers_per_sm / (c.threads * c.blocks_per_sm));
+  const double smem = c.keep == "shared" ? row / c.cluster * rows_per_block * problem.loaded_bytes : 0;
+  const int most = std::max(1, resident_blocks(arch, c.threads, registers, static_cast<int>(smem)));
+  const Waves waves = waves_of(blocks, most, arch);
+
+  // Accesses in flight at once: all of a row that is kept whole, a few where each is used up first.
+  const double at_once = c.keep == "none" ? std::min(chunks, 2.0) : chunks;
+  const double in_flight =
+      waves.resident * c.threads * at_once * vector * problem.loaded_bytes;
+  const double dram = cost.bytes / dram_rate(arch, waves.busy_sms, in_flight);
+  const double share = std::max(ceil_ratio(blocks, arch.num_sms) / blocks, 1.0 / arch.num_sms);
+  const double walks = c.keep == "registers" ? 1 : 2;  // what is not kept is computed again
+  const double traffic = cost.bytes * (c.keep == "none" ? 1.4 : 1);
+  const double sm = traffic * share / sm_rate(arch);
+  const double idle = chunks * lanes * vector / row;  // lanes beyond the row's end
+  const double math = lanes_us(arch, elements * share * per_element * walks * idle +
+                                         blocks * share * c.threads * 60 * c.turns);
+  // One round of blocks: loads, steps that wait for one another, exchanges among warps.
+  const double step_us = c.keep == "none" ? 0.12 : c.keep == "shared" ? 0.08 : 0.02;
+  const double warps = std::max(1.0, c.threads_per_row / 32.0);
+  const double exchange =
+      (c.threads_per_row > 32 ? 2 * kBarrierUs + 0.002 * warps : 0.02) + (c.cluster > 1 ? 0.35 : 0);
+  const double staging = c.keep == "shared" ? 0.12 : c.keep == "none" ? 0.25 : 0;
+  const double chain = kDramLatencyUs + (chunks - 1) * step_us + vector * 0.012 + exchange + staging;
+  const double alone = waves.rounds * (1 + 0.6 * (c.turns - 1)) * chain;
+  return kLaunchUs + (c.pdl ? 0 : kNoPdlUs) +
+         overlapped({dram, sm, math, alone, blocks / kBlocksPerUs});
 }
 
 Tolerance row_tolerance(const RowOutput& output) {

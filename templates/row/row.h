@@ -44,20 +44,31 @@ struct RowConfig {
         std::pair{"cluster", &C::cluster}, std::pair{"pdl", &C::pdl},
         std::pair{"turns", &C::turns},     std::pair{"blocks_per_sm", &C::blocks_per_sm}};
   }
+  bool operator==(const RowConfig&) const = default;
 };
 
 /// Every value that a tunable may take.
 std::vector<Tunable> row_space();
 
-/// Best guess first, and none that row_reject_reason() refuses. Whether the kernel language can
-/// build a config for a certain kernel (dsl::reject_reason) is not known here: these are proposals,
-/// of which RowFamily takes the first kMaxRowCandidates that are legal. They cover, in this order,
-/// a warp or several rows of a warp for short rows and a block for long ones, with 8 to 16 elements
-/// a thread; half and twice as many threads; accesses of 16 bytes of the widest and of the
-/// narrowest operand; clusters where a row is long or where rows are too few to fill the GPU;
-/// several rows a block; rows kept in registers, in shared memory, or read again.
-std::vector<RowConfig> row_candidates(const RowProblem& problem, const Arch& arch);
-constexpr std::size_t kMaxRowCandidates = 24;
+/// The distinct points of the space for a problem, whether legal or not: the kernel language may
+/// refuse some (dsl::reject_reason), row_reject_reason() others. Threads per row by powers of two,
+/// and as many as find work in every step; several rows a block or a cluster of blocks a row;
+/// accesses from 4 elements to 64 bytes of the widest operand; each place to keep a row; rows in
+/// turn where there are more than fill the GPU; registers bounded for a full SM and for three
+/// quarters of one, where what is kept takes registers. Always with PDL where there is such: a
+/// launch without it only begins later.
+std::vector<RowConfig> row_points(const RowProblem& problem, const Arch& arch);
+
+/// What to run untuned, best guess first; as legal as row_points().
+std::vector<RowConfig> row_defaults(const RowProblem& problem, const Arch& arch);
+
+/// The analytic model: microseconds of a legal config. `cost` is the whole problem's. Rows go
+/// through blocks in rounds, each round as long as its loads' latency, the steps that wait for one
+/// another (fewer the more of a row is kept in registers at once), and the reductions' barriers;
+/// below lie the limits of DRAM (Little's law), of an SM's way in, of its lanes, and of the rate at
+/// which blocks start.
+double row_estimate_us(const RowProblem& problem, const Cost& cost, const RowConfig& config,
+                       const Arch& arch);
 
 /// Why a legal config would waste what it asks for, or nothing: more threads than an SM holds, or
 /// more than find an element of the row.

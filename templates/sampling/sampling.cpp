@@ -6,12 +6,16 @@
 #include <limits>
 
 #include "templates/attention/paged_cache.h"
+#include "templates/common/roofline.h"
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 #include "templates/sampling/sampling_args.h"
 
 namespace quern {
 namespace {
+
+constexpr int kThreads[] = {128, 256, 512, 1024};
+constexpr int kBlocks[] = {1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256};
 
 std::optional<std::string> complaint(const SamplingProblem& p) {
   if (auto c = out_of_range("batch", p.batch, 1, kMaxCounters)) return c;
@@ -112,6 +116,46 @@ SamplingConfig legal(const Params& params, const Arch& arch) {
   return config;
 }
 
+/// Legal, but with blocks that find nothing to do.
+std::optional<std::string> wasteful(const SamplingProblem& p, const SamplingConfig& c) {
+  if (c.blocks > 1 && std::int64_t{c.blocks - 1} * c.threads * 4 >= p.vocab_size)
+    return fmt::format("the last of {} blocks finds none of {} logits", c.blocks, p.vocab_size);
+  return std::nullopt;
+}
+
+/// Logits stream through all blocks of a sequence, whose last one merges. Filters then make one
+/// block walk over all logits again; a trial has them in more than half of its sequences beyond the
+/// first (operands()).
+double predicted_us(const SamplingProblem& p, const SamplingConfig& c, const Arch& arch) {
+  constexpr int kSmemBytes = 34 << 10;  // the list of the filters
+  constexpr double kStepUs = 0.48, kMergeUs = 1.6;
+  StreamingKernel k;
+  k.bytes = double(p.batch) * p.vocab_size * 4;
+  k.blocks = double(p.batch) * c.blocks;
+  k.threads = c.threads;
+  k.registers = 40;
+  k.smem_bytes = kSmemBytes;
+  k.steps = 1 + ceil_ratio(p.vocab_size, 4.0 * c.threads * c.blocks);
+  k.step_us = kStepUs;
+  k.instructions = (k.steps - 1) * (p.batch > 1 ? 120 : 40) + 100;
+  k.pdl = c.pdl;
+  const double filters =
+      p.batch > 1 ? 55 + 2 * kStepUs * ceil_ratio(p.vocab_size, 4.0 * c.threads) : 0;
+  return streaming_us(k, arch) + kMergeUs + kBarrierUs * (c.threads / 32) + filters;
+}
+
+/// One trip of every thread for one sequence; the more sequences there are, the fewer blocks each
+/// needs to fill the GPU, and the more the widest block helps those with filters.
+SamplingConfig usual_config(const SamplingProblem& p, const Arch& arch) {
+  SamplingConfig config{p.batch > 1 ? 1024 : 256, 1, arch.has_pdl()};
+  for (const int blocks : kBlocks) {
+    const SamplingConfig wider{config.threads, blocks, config.pdl};
+    if (!wasteful(p, wider) && blocks * p.batch <= std::max(arch.num_sms, 4 * p.batch))
+      config = wider;
+  }
+  return config;
+}
+
 }  // namespace
 
 std::vector<std::string> SamplingFamily::dynamic_fields() const {
@@ -119,23 +163,31 @@ std::vector<std::string> SamplingFamily::dynamic_fields() const {
 }
 
 std::vector<Tunable> SamplingFamily::space(const Params&) const {
-  return {{"threads", {256, 512, 1024}},
-          {"blocks", {1, 4, 8, 16, 32, 64, 128}},
-          {"pdl", {true, false}}};
+  return {{"threads", values_of(kThreads)}, {"blocks", values_of(kBlocks)}, {"pdl", {true, false}}};
 }
 
-std::vector<Params> SamplingFamily::candidates(const Params& params, const Arch& arch) const {
+RankedSpace SamplingFamily::ranked_space(const Params& params, const Arch& arch) const {
   const auto problem = parse(params);
-  std::vector<Params> out;
-  for (const int blocks : {32, 16, 8, 4, 1, 64, 128})
-    for (const int threads : {512, 1024, 256}) {
-      // Blocks without a vector of four logits per thread only add to the count.
-      if (blocks > 1 && std::int64_t{blocks} * threads * 4 >= std::int64_t{problem.vocab_size} * 2)
-        continue;
-      const SamplingConfig config{threads, blocks, arch.has_pdl()};
-      if (!complaint(config, arch)) out.push_back(to_params(config));
-    }
-  return out;
+  std::vector<SamplingConfig> points;
+  for (const int threads : kThreads)
+    for (const int blocks : kBlocks)
+      for (const bool pdl : {true, false}) points.push_back({threads, blocks, pdl});
+  return rank_points(
+      usual_config(problem, arch), points,
+      [&](const SamplingConfig& config) -> std::optional<std::string> {
+        if (auto why = complaint(config, arch)) return why;
+        return wasteful(problem, config);
+      },
+      [&](const SamplingConfig& config) { return predicted_us(problem, config, arch); });
+}
+
+Params SamplingFamily::default_config(const Params& params, const Arch& arch) const {
+  return to_params(usual_config(parse(params), arch));
+}
+
+double SamplingFamily::estimate_us(const Params& params, const Params& config,
+                                   const Arch& arch) const {
+  return predicted_us(parse(params), legal(config, arch), arch);
 }
 
 std::optional<std::string> SamplingFamily::unsupported(const Params& params, const Arch&) const {

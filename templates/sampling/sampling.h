@@ -32,6 +32,7 @@ struct SamplingConfig {
     return std::tuple{std::pair{"threads", &C::threads}, std::pair{"blocks", &C::blocks},
                       std::pair{"pdl", &C::pdl}};
   }
+  bool operator==(const SamplingConfig&) const = default;
 };
 
 class SamplingFamily : public Family {
@@ -39,7 +40,9 @@ class SamplingFamily : public Family {
   std::string_view name() const override { return "sampling"; }
   std::vector<std::string> dynamic_fields() const override;
   std::vector<Tunable> space(const Params& problem) const override;
-  std::vector<Params> candidates(const Params& problem, const Arch& arch) const override;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
+  Params default_config(const Params& problem, const Arch& arch) const override;
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "templates/common/roofline.h"
 #include "templates/utility/utility_args.h"
 
 namespace quern {
@@ -16,22 +17,36 @@ struct GridConfig {
     return std::tuple{std::pair{"threads", &C::threads}, std::pair{"unroll", &C::unroll},
                       std::pair{"blocks_per_sm", &C::blocks_per_sm}};
   }
+  bool operator==(const GridConfig&) const = default;
 };
+
+constexpr int kThreads[] = {256, 512}, kUnrolls[] = {4, 8, 16}, kBlocksPerSm[] = {1, 2, 4, 8};
 
 /// What both utilities share: a grid sized by the device, a flat space, no reference.
 class UtilityFamily : public Family {
  public:
   std::vector<Tunable> space(const Params&) const override {
-    return {{"threads", {256, 512}}, {"unroll", {4, 8, 16}}, {"blocks_per_sm", {1, 2, 4, 8}}};
+    return {{"threads", values_of(kThreads)},
+            {"unroll", values_of(kUnrolls)},
+            {"blocks_per_sm", values_of(kBlocksPerSm)}};
   }
-  std::vector<Params> candidates(const Params&, const Arch& arch) const override {
-    std::vector<Params> out;
-    for (const int threads : {256, 512})
-      for (const int unroll : {8, 4, 16})
-        for (const int blocks : {4, 8, 2, 1})
-          if (threads * blocks <= arch.max_threads_per_sm)
-            out.push_back(to_params(GridConfig{threads, unroll, blocks}));
-    return out;
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override {
+    std::vector<GridConfig> points;
+    for (const int threads : kThreads)
+      for (const int unroll : kUnrolls)
+        for (const int blocks : kBlocksPerSm) points.push_back({threads, unroll, blocks});
+    return rank_points(
+        GridConfig{}, points,
+        [&](const GridConfig& c) { return reject_reason(problem, to_params(c), arch); },
+        [&](const GridConfig& c) { return estimate_us(problem, to_params(c), arch); });
+  }
+  Params default_config(const Params&, const Arch&) const override {
+    return to_params(GridConfig{});
+  }
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override {
+    const auto c = from_params<GridConfig>(config);
+    const double in_flight = 16.0 * c.threads * c.unroll * c.blocks_per_sm;
+    return kLaunchUs + cost(problem).bytes / dram_rate(arch, arch.num_sms, in_flight);
   }
   std::optional<std::string> unsupported(const Params&, const Arch&) const override {
     return std::nullopt;

@@ -16,6 +16,7 @@
 #include "autotune/operands.h"
 #include "runtime/cublaslt.h"
 #include "templates/embedded.h"
+#include "tests/support/spread.h"
 
 namespace quern::test {
 namespace {
@@ -196,11 +197,7 @@ Run kernel_run(const Family& family, const Params& problem, const Params& config
 
 std::vector<Params> configs_to_check(const Family& family, const Params& problem, const Arch& arch,
                                      const FamilyCheck& options) {
-  const auto all = family.candidates(problem, arch);
-  std::vector<Params> out;
-  const std::size_t limit =
-      options.max_candidates == 0 ? all.size() : std::min(all.size(), options.max_candidates);
-  for (std::size_t i = 0; i < limit; ++i) out.push_back(all[i * all.size() / limit]);
+  std::vector<Params> out = spread(family.candidates(problem, arch), options.max_candidates);
   out.insert(out.end(), options.configs.begin(), options.configs.end());
   const Params reference = family.reference_config(problem);
   if (!reference.is_null()) out.push_back(reference);

@@ -14,8 +14,9 @@ namespace quern::test {
 using Oracle = std::function<void(const Params& problem, std::span<HostTensor> operands)>;
 
 struct FamilyCheck {
-  /// Candidates to try, evenly spread over the list with the first among them; 0 = all.
-  std::size_t max_candidates = 0;
+  /// Candidates to try, half of them the best ranked and the default among them, the others spread
+  /// over the whole space.
+  std::size_t max_candidates = 40;
   /// Further configs to try; one that is rejected fails the check.
   std::vector<Params> configs;
   std::uint32_t seed = 1;

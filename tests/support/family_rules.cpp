@@ -6,6 +6,7 @@
 #include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
 #include "templates/embedded.h"
+#include "tests/support/spread.h"
 #include "tests/support/support.h"
 
 namespace quern::test {
@@ -19,9 +20,22 @@ void check_family_rules(const Family& family, const Params& problem) {
   for (const Arch& arch : known_archs()) {
     INFO(family.name(), " ", arch.name(), " ", to_text(problem));
     CHECK_FALSE(family.unsupported(problem, arch));
-    auto configs = family.candidates(problem, arch);
+    const RankedSpace ranked = family.ranked_space(problem, arch);
+    auto configs = ranked.configs;
     REQUIRE_FALSE(configs.empty());
-    CHECK_LE(configs.size(), 40);
+    CHECK_LE(configs.size(), 1100);
+    std::size_t points = configs.size();
+    for (const Pruned& pruned : ranked.pruned) points += pruned.count;
+    CHECK_EQ(points, ranked.num_points);
+    CHECK_EQ(configs.front(), family.default_config(problem, arch));
+    REQUIRE_EQ(ranked.estimates_us.size(), configs.size());
+    for (std::size_t i = 0; i < configs.size(); ++i) {
+      CHECK_GT(ranked.estimates_us[i], 0);
+      CHECK_LT(ranked.estimates_us[i], 1e9);
+      if (i > 1) CHECK_LE(ranked.estimates_us[i - 1], ranked.estimates_us[i]);
+    }
+    CHECK_EQ(family.estimate_us(problem, configs.back(), arch), ranked.estimates_us.back());
+    configs = spread(std::move(configs), 40);
     if (!family.reference_config(problem).is_null())
       configs.push_back(family.reference_config(problem));
     for (const Params& config : configs) {
@@ -50,10 +64,9 @@ void check_family_rules(const Family& family, const Params& problem) {
 void check_family_compiles(const Family& family, const Params& problem, std::size_t more) {
   static const Nvrtc nvrtc;
   for (const Arch& arch : known_archs()) {
-    const auto configs = family.candidates(problem, arch);
     const std::size_t count = arch.cc() == 80 || arch.cc() == 90 ? 1 + more : 1;
-    for (std::size_t i = 0; i < std::min(count, configs.size()); ++i) {
-      const Params& config = configs[i * configs.size() / std::min(count, configs.size())];
+    for (const Params& config : spread(family.candidates(problem, arch), count)) {
+      if (family.is_library(config)) continue;
       INFO(family.name(), " ", arch.name(), " ", to_text(problem), " ", to_text(config));
       const KernelSource source = family.source(problem, config, arch);
       const KernelImage image = nvrtc.compile(
@@ -68,7 +81,7 @@ void check_family_compiles(const Family& family, const Params& problem, std::siz
 
 void check_family_refuses_nonsense(const Family& family, const Params& problem) {
   const Arch arch = parse_arch("sm_90a");
-  const Params config = family.candidates(problem, arch).front();
+  const Params config = family.default_config(problem, arch);
   for (const int value : {std::numeric_limits<int>::max(), std::numeric_limits<int>::min(), -1}) {
     for (const auto& [key, original] : problem.items()) {
       if (!original.is_number_integer()) continue;

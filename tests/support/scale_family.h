@@ -53,9 +53,11 @@ class ScaleFamily : public Family {
     for (int fault = 0; fault < ScaleConfig::num_faults; ++fault) faults.push_back(fault);
     return {{"threads", {1, 32, 64, 128, 256, 512, 1024}}, {"fault", faults}};
   }
-  std::vector<Params> candidates(const Params&, const Arch&) const override {
-    std::vector<Params> out;
-    for (const ScaleConfig& config : configs_) out.push_back(to_params(config));
+  RankedSpace ranked_space(const Params&, const Arch&) const override {
+    RankedSpace out;
+    for (const ScaleConfig& config : configs_) out.configs.push_back(to_params(config));
+    out.estimates_us.assign(configs_.size(), 1.0);
+    out.num_points = configs_.size();
     return out;
   }
   std::optional<std::string> unsupported(const Params& problem, const Arch&) const override {

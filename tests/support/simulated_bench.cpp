@@ -24,15 +24,8 @@ class SimulatedFamily final : public Family {
   std::vector<Tunable> space(const Params&) const override {
     return {{"threads", {32, 64, 128, 256, 512}}, {"unroll", {1, 2, 4, 8}}, {"stages", {1, 2, 3}}};
   }
-  std::vector<Params> candidates(const Params&, const Arch&) const override {
-    std::vector<Params> out{to_params(SimulatedConfig{})};
-    for (const int threads : {32, 64, 128, 256, 512})
-      for (const int unroll : {1, 2, 4, 8})
-        for (const int stages : {1, 2, 3})
-          if (Params config = to_params(SimulatedConfig{threads, unroll, stages});
-              config != out.front())
-            out.push_back(std::move(config));
-    return out;
+  Params default_config(const Params&, const Arch&) const override {
+    return to_params(SimulatedConfig{});
   }
   std::optional<std::string> unsupported(const Params& problem, const Arch&) const override {
     if (from_params<SimulatedProblem>(problem).n < 1) return "n should be positive";

@@ -65,7 +65,7 @@ TEST_CASE("every node of a step is a legal problem of its family, with as many o
           }
           CHECK_EQ(to_key(launched), to_key(tuned));
           // A config that was tuned in the bucket serves the actual sizes.
-          const Params usual = family.candidates(node.tuned_as, arch).front();
+          const Params usual = family.default_config(node.tuned_as, arch);
           const auto rejected = family.reject_reason(node.problem, usual, arch);
           CHECK_MESSAGE(!rejected, rejected.value_or(""));
         }

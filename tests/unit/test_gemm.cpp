@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <array>
 #include <limits>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -10,6 +11,7 @@
 #include "templates/embedded.h"
 #include "templates/gemm/gemm.h"
 #include "templates/gemm/gemm_args.h"
+#include "tests/support/spread.h"
 #include "tests/support/support.h"
 
 using namespace quern;
@@ -45,20 +47,24 @@ bool mentions(const std::optional<std::string>& reason, const std::string& words
 
 }  // namespace
 
-TEST_CASE("candidates are few, legal, in the declared space, and start with a kernel of ours") {
+TEST_CASE("candidates are legal, in the declared space, and start with a kernel of ours") {
   for (const Arch& arch : known_archs())
     for (const auto& [n, k] :
          {std::pair{4096, 4096}, {4096, 14336}, {512, 64}, {511, 172}, {33, 77}, {1, 1}})
       for (const int m : {1, 2, 3, 7, 16, 17, 64, 8192}) {
         const Params p = to_params(problem(m, n, k));
         INFO(arch.name(), " ", to_text(p));
-        const auto configs = family.candidates(p, arch);
-        REQUIRE_FALSE(configs.empty());
-        CHECK_LE(configs.size(), 40);
-        CHECK_FALSE(family.is_library(configs.front()));
+        const RankedSpace ranked = family.ranked_space(p, arch);
+        REQUIRE_FALSE(ranked.configs.empty());
+        CHECK_LE(ranked.configs.size(), 1500);
+        CHECK_FALSE(family.is_library(ranked.configs.front()));
+        CHECK_EQ(ranked.configs.front(), family.default_config(p, arch));
+        std::size_t points = ranked.configs.size();
+        for (const Pruned& pruned : ranked.pruned) points += pruned.count;
+        CHECK_EQ(points, ranked.num_points);
         CHECK_FALSE(family.unsupported(p, arch));
         const auto space = family.space(p);
-        for (const Params& config : configs) {
+        for (const Params& config : test::spread(ranked.configs, 30)) {
           INFO(to_text(config));
           CHECK_FALSE(family.reject_reason(p, config, arch));
           CHECK_NE(config["kernel"], "reference");
@@ -72,6 +78,40 @@ TEST_CASE("candidates are few, legal, in the declared space, and start with a ke
           CHECK_EQ(plan.pdl, arch.has_pdl());
         }
       }
+}
+
+TEST_CASE("a space has a point once, and says what pruning took away") {
+  const Arch arch = parse_arch("sm_90a");
+  for (const int m : {1, 16, 64, 2048}) {
+    CAPTURE(m);
+    const Params p = to_params(problem(m, 4096, 4096));
+    const RankedSpace ranked = family.ranked_space(p, arch);
+    CHECK_GE(ranked.configs.size(), 100);
+    CHECK_LE(ranked.configs.size(), 1500);
+    std::set<std::string> keys;
+    for (const Params& config : ranked.configs) keys.insert(to_key(config));
+    CHECK_EQ(keys.size(), ranked.configs.size());
+    CHECK(std::is_sorted(ranked.estimates_us.begin() + 1, ranked.estimates_us.end()));
+    REQUIRE_GE(ranked.pruned.size(), 3);
+    CHECK_GE(ranked.pruned[0].count, ranked.pruned[1].count);
+    CHECK(std::any_of(ranked.pruned.begin(), ranked.pruned.end(), [](const Pruned& pruned) {
+      return pruned.reason.find("shared memory") != std::string::npos && pruned.count > 1;
+    }));
+  }
+}
+
+TEST_CASE("the model knows which kernel suits how many rows") {
+  const Arch arch = parse_arch("sm_90a");
+  const auto first = [&](int m) {
+    const RankedSpace ranked = family.ranked_space(to_params(problem(m, 4096, 4096)), arch);
+    const auto least = std::min_element(ranked.estimates_us.begin(), ranked.estimates_us.end());
+    return ranked.configs[static_cast<std::size_t>(least - ranked.estimates_us.begin())]
+        .at("kernel")
+        .get<std::string>();
+  };
+  CHECK_EQ(first(1), "gemv");
+  CHECK_EQ(first(16), "mma");
+  CHECK_EQ(first(2048), "cublaslt");  // it has wgmma
 }
 
 TEST_CASE("a config that cannot run is refused with its reason") {
@@ -158,7 +198,7 @@ TEST_CASE("default kernels compile for every architecture without spilling") {
     for (const auto& p :
          {problem(1, 4096, 4096), problem(16, 4096, 4096), problem(512, 511, 172)}) {
       const Params params = to_params(p);
-      const Params config = family.candidates(params, arch).front();
+      const Params config = family.default_config(params, arch);
       INFO(arch.name(), " ", to_text(params), " ", to_text(config));
       const KernelSource source = family.source(params, config, arch);
       const KernelImage image = nvrtc.compile(

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstring>
+#include <set>
 
 #include "autotune/problem.h"
 #include "autotune/row_family.h"
@@ -8,6 +9,7 @@
 #include "runtime/base/half.h"
 #include "templates/embedded.h"
 #include "tests/support/row_problems.h"
+#include "tests/support/spread.h"
 #include "tests/support/support.h"
 
 using namespace quern;
@@ -41,37 +43,41 @@ TEST_CASE("row candidates are legal on every architecture, distinct, and within 
         CAPTURE(arch.name());
         CAPTURE(to_text(problem));
         CHECK_FALSE(family().unsupported(problem, arch));
-        const auto candidates = family().candidates(problem, arch);
-        REQUIRE_GE(candidates.size(), 1);
-        CHECK_LE(candidates.size(), kMaxRowCandidates);
-        for (std::size_t i = 0; i < candidates.size(); ++i) {
-          CAPTURE(to_text(candidates[i]));
-          CHECK_EQ(family().reject_reason(problem, candidates[i], arch).value_or(""), "");
-          for (std::size_t j = 0; j < i; ++j) CHECK_NE(candidates[i], candidates[j]);
+        const RankedSpace ranked = family().ranked_space(problem, arch);
+        REQUIRE_GE(ranked.configs.size(), 1);
+        CHECK_LE(ranked.configs.size(), 1000);
+        CHECK_EQ(ranked.configs.front(), family().default_config(problem, arch));
+        std::set<std::string> keys;
+        for (const Params& config : ranked.configs) keys.insert(to_key(config));
+        CHECK_EQ(keys.size(), ranked.configs.size());
+        for (const Params& config : test::spread(ranked.configs, 24)) {
+          CAPTURE(to_text(config));
+          CHECK_EQ(family().reject_reason(problem, config, arch).value_or(""), "");
           for (const Tunable& tunable : family().space(problem))
             CHECK(std::find(tunable.values.begin(), tunable.values.end(),
-                            candidates[i].at(tunable.name)) != tunable.values.end());
-          CHECK_GE(family().plan(problem, candidates[i], arch).grid[0], 1);
+                            config.at(tunable.name)) != tunable.values.end());
+          CHECK_GE(family().plan(problem, config, arch).grid[0], 1);
+          CHECK_GT(family().estimate_us(problem, config, arch), 0);
         }
       }
 }
 
 TEST_CASE("the default gives a long row a block and a short one a warp or less") {
   const Arch arch = parse_arch("sm_90a");
-  CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 4096), arch)[0]),
+  CHECK_EQ(to_text(family().default_config(add_rmsnorm(4096, 4096), arch)),
            "threads=256 threads_per_row=256 vector=8 keep=registers cluster=1 pdl=true turns=1 "
            "blocks_per_sm=0");
   // Where rows are too few to fill the GPU, more threads shorten each.
-  CHECK_EQ(to_text(family().candidates(add_rmsnorm(1, 4096), arch)[0]),
+  CHECK_EQ(to_text(family().default_config(add_rmsnorm(1, 4096), arch)),
            "threads=512 threads_per_row=512 vector=8 keep=registers cluster=1 pdl=true turns=1 "
            "blocks_per_sm=0");
-  CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 1024), arch)[0]),
+  CHECK_EQ(to_text(family().default_config(add_rmsnorm(4096, 1024), arch)),
            "threads=128 threads_per_row=32 vector=8 keep=registers cluster=1 pdl=true turns=1 "
            "blocks_per_sm=0");
-  CHECK_EQ(to_text(family().candidates(add_rmsnorm(1, 64), arch)[0]),
+  CHECK_EQ(to_text(family().default_config(add_rmsnorm(1, 64), arch)),
            "threads=128 threads_per_row=8 vector=8 keep=registers cluster=1 pdl=true turns=1 "
            "blocks_per_sm=0");
-  CHECK_EQ(to_text(family().candidates(add_rmsnorm(4096, 131072), arch)[0]),
+  CHECK_EQ(to_text(family().default_config(add_rmsnorm(4096, 131072), arch)),
            "threads=1024 threads_per_row=1024 vector=8 keep=registers cluster=8 pdl=true turns=1 "
            "blocks_per_sm=0");
   CHECK_EQ(family()
@@ -115,7 +121,7 @@ TEST_CASE("every shipped kernel has legal candidates, operands and a tolerance a
           CAPTURE(to_text(problem));
           const Arch& arch = known_archs()[(cols + rows) % known_archs().size()];
           CHECK_EQ(family().unsupported(problem, arch).value_or(""), "");
-          for (const Params& config : family().candidates(problem, arch)) {
+          for (const Params& config : test::spread(family().candidates(problem, arch), 10)) {
             CAPTURE(to_text(config));
             CHECK_EQ(family().reject_reason(problem, config, arch).value_or(""), "");
             CHECK_EQ(outside_space(family(), problem, config).value_or(""), "");

@@ -1,0 +1,123 @@
+#include <algorithm>
+
+#include "templates/common/roofline.h"
+#include "templates/gemm/gemm.h"
+#include "templates/gemm/gemm_args.h"
+
+// The analytic model of the gemm family. Every kernel comes to
+//
+//   launch + rounds of blocks * (latency + steps of k * the slowest of what a step needs + finish)
+//
+// where a step needs bytes from DRAM or L2 (Little's law with the ring's bytes in flight), shared
+// memory, tensor cores or lanes, and a warp's own chain of instructions.
+
+namespace quern {
+namespace {
+
+constexpr double kSmemBytesPerClock = 128;  // of an SM
+constexpr double kWarpIssueClocks = 2.5;    // per instruction of one warp by itself
+/// Of arch.tensor_tflops: what mma.sync reaches where wgmma exists, and where it does not.
+double mma_share(const Arch& arch) { return arch.cc() >= 90 ? 0.55 : 0.85; }
+
+double gemv_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
+  const int vector = gemm_vector_elements(p.k), chunks = gemv_chunks(p.k);
+  const double clocks_per_us = arch.clock_ghz * 1e3;
+  const double warps = c.warps_n * c.warps_k;
+  const double groups = ceil_ratio(p.n, c.warps_n * c.rows_per_warp);
+  const double places = double(arch.num_sms) * c.blocks_per_sm;
+  const double rounds = ceil_ratio(groups, places);  // groups of the busiest block
+  const double steps = ceil_ratio(chunks, c.warps_k * c.unroll);
+  const double busy = std::min<double>(arch.num_sms, groups);
+  const double blocks = std::min<double>(c.blocks_per_sm, ceil_ratio(groups, arch.num_sms));
+
+  const double accesses = c.rows_per_warp * c.unroll;  // per lane and step
+  const double step_bytes = blocks * warps * 32 * accesses * vector * 2;  // of an SM
+  const double in_flight = step_bytes * (c.stages - (c.async_copy ? 1 : 0.5));
+  const double dram = step_bytes * busy / dram_rate(arch, busy, in_flight);
+  // Per access: unpack the weights, unpack x once for all rows, multiply; issue the load.
+  const double instructions =
+      accesses * (vector * (1.0 + c.tile_m + c.tile_m / double(c.rows_per_warp)) + 4) +
+      c.tile_m * c.unroll + 8;
+  const double math = std::max(lanes_us(arch, blocks * warps * 32 * instructions),
+                               instructions * kWarpIssueClocks / clocks_per_us);
+  const double smem = blocks * warps * 32 * vector * 2 *
+                      (c.tile_m * c.unroll + (c.async_copy ? 2 * accesses : 0)) /
+                      kSmemBytesPerClock / clocks_per_us;
+  // At a group's end: exchanges among lanes, a barrier, the sum over warps, the store.
+  const double sums = c.tile_m * c.rows_per_warp;
+  const double finish = lanes_us(arch, blocks * warps * 32 * (6 * sums + 20)) +
+                        (c.warps_k > 1 ? kBarrierUs : 0);
+  // x goes to shared memory before the first product; the ring is filled meanwhile.
+  const double stage_x = c.tile_m * p.k * 2.0 * blocks / sm_rate(arch);
+  return kLaunchUs + kDramLatencyUs + stage_x +
+         rounds * (steps * overlapped({dram, math, smem}) + finish);
+}
+
+double mma_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
+  const double clocks_per_us = arch.clock_ghz * 1e3;
+  const int threads = c.warps_m * c.warps_n * 32;
+  const int smem_bytes = mma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages);
+  const int most =
+      std::max(1, resident_blocks(arch, threads, estimated_registers(p, c), smem_bytes));
+  const double tiles_m = ceil_ratio(p.m, c.tile_m), tiles_n = ceil_ratio(p.n, c.tile_n);
+  const double blocks = tiles_m * tiles_n * c.split_k;
+  const Waves waves = waves_of(blocks, most, arch);
+  const double on_sm = std::max(1.0, std::min<double>(most, ceil_ratio(blocks, arch.num_sms)));
+  const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), c.split_k);
+
+  const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;
+  const double tile_bytes = x_bytes + w_bytes;
+  const double in_flight = on_sm * (c.stages - 1) * tile_bytes;
+  // x stays in L2; of w one block in group_m (or in all of m's tiles) fetches, the others find it.
+  const double shared_by = std::min<double>(tiles_m, c.group_m);
+  const double dram =
+      on_sm * w_bytes / shared_by * waves.busy_sms / dram_rate(arch, waves.busy_sms, in_flight);
+  const double l2 = on_sm * tile_bytes / sm_rate(arch);
+  const double tensor_flops = mma_share(arch) * arch.tensor_tflops * 1e6 / arch.num_sms;
+  const double flops = 2.0 * c.tile_m * c.tile_n * c.tile_k;
+  const double math = on_sm * flops / tensor_flops;
+  const double fragments = (c.tile_m * c.warps_n + c.tile_n * c.warps_m) * c.tile_k * 2.0;
+  const double smem = on_sm * (fragments + tile_bytes) / kSmemBytesPerClock / clocks_per_us;
+  // A warp by itself: its products, fragments and copies, one after the other, and the barrier.
+  const double warps = c.warps_m * c.warps_n;
+  const double products = c.tile_m / 16.0 * (c.tile_n / 8.0) / warps * (c.tile_k / 16.0);
+  const double copies =
+      (c.tile_m + c.tile_n) * c.tile_k / (32.0 * warps * gemm_vector_elements(p.k));
+  const double alone = (8 * products + 4 * kWarpIssueClocks * copies + 60) / clocks_per_us;
+  const double latency = kDramLatencyUs / (c.stages - 1);
+  const double step = overlapped({dram, l2, math, smem, alone, latency});
+  // Splitting costs a write and a read of the sums in L2, and the wait for the last block.
+  const double sums = c.tile_m * c.tile_n * 4.0;
+  const double split =
+      c.split_k == 1 ? 0 : 1.2 + (on_sm + c.split_k) * sums / (0.5 * sm_rate(arch));
+  const double stores = c.tile_m * c.tile_n * static_cast<double>(size_bits(p.out_dtype)) / 8;
+  const double finish = split + on_sm * stores / sm_rate(arch);
+  // A last round that is not full still takes its time, though its blocks have an SM to themselves.
+  const double full = std::floor(blocks / (double(arch.num_sms) * on_sm));
+  const double left = blocks - full * arch.num_sms * on_sm;
+  const double last = left > 0 ? std::max(0.5, ceil_ratio(left, arch.num_sms) / on_sm) : 0;
+  return kLaunchUs + kDramLatencyUs + std::max(1.0, full + last) * (steps * step + finish);
+}
+
+/// cuBLASLt's first choice is good, and its later ones rarely much worse. Its kernels use all that
+/// the architecture has, but in a graph they do not overlap with their neighbours.
+double library_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
+  const double m = p.m, n = p.n, k = p.k;
+  const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;
+  const double dram = (2 * (m * k + n * k) + out_bytes * m * n) / (0.92 * arch.dram_gbps * 1e3);
+  const double math = 2 * m * n * k / (0.78 * arch.tensor_tflops * 1e6);
+  constexpr double kOverheadUs = 4.5, kPerRank = 0.004;
+  return (kOverheadUs + overlapped({dram, math})) * (1 + kPerRank * c.algorithm);
+}
+
+}  // namespace
+
+double estimate_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
+  if (c.kernel == "gemv") return gemv_us(p, c, arch);
+  if (c.kernel == "mma") return mma_us(p, c, arch);
+  if (c.kernel == "cublaslt") return library_us(p, c, arch);
+  const double m = p.m, n = p.n, k = p.k;  // reference: one thread an output, nothing shared
+  return kLaunchUs + lanes_us(arch, 8 * m * n * k / arch.num_sms);
+}
+
+}  // namespace quern
