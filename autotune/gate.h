@@ -35,8 +35,8 @@ class OperandSet {
 
 /// Correctness of kernels for one problem at one set of inputs. The expected outputs come from the
 /// family's reference config on the device, or from its cpu_reference. They stay on the device, and
-/// outputs are compared there; only what looks wrong, or is of a type that the device does not
-/// compare, is judged on the host.
+/// outputs are compared there; only what is wrong, or is of a type that the device does not compare,
+/// is looked at on the host.
 class Gate {
  public:
   enum class Use { check, operands_only };

@@ -11,6 +11,8 @@ namespace {
 constexpr std::size_t kMaxNodes = 2048;
 constexpr std::size_t kMaxMemory = std::size_t{8} << 30;
 constexpr double kWarmUpUs = 5000;  // replays longer than this need no warm-up before a sample
+/// Replays longer than this average over so many launches that a third of the samples will do.
+constexpr double kLongUs = 2000;
 
 }  // namespace
 
@@ -74,6 +76,7 @@ Meter::Replay& Meter::replay_of(std::size_t id, const ReadyKernel& kernel) {
 void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                     std::vector<double>& samples_us) {
   const Replay& replay = replay_of(id, kernel);
+  if (replay.us > kLongUs) num_samples = (num_samples + 2) / 3;
   // Everything is enqueued at once: with the device busy from the first replay on, no event waits
   // for the host.
   std::vector<Event> events(static_cast<std::size_t>(num_samples) + 1);
@@ -91,6 +94,7 @@ void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
 
 std::size_t Meter::run(std::size_t id, const ReadyKernel& kernel, double us) {
   const Replay& replay = replay_of(id, kernel);
+  if (replay.us > kLongUs) num_samples = (num_samples + 2) / 3;
   const auto count =
       static_cast<std::size_t>(std::clamp(std::ceil(us / std::max(replay.us, 1.0)), 1.0, 1e5));
   for (std::size_t i = 0; i < count; ++i) replay.graph.launch(stream_);

@@ -22,7 +22,8 @@ class Meter {
   /// Uses the gate's operands and workspace, and sets beside them.
   Meter(const Context& context, Gate& gate, const Stream& stream);
 
-  /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay. `id`
+  /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay; a third
+  /// of them where a replay is long. `id`
   /// names the kernel, whose graph is kept. Throws CudaError.
   void measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                std::vector<double>& samples_us);

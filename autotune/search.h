@@ -55,7 +55,8 @@ class TrialRunner {
   virtual Verdict compile(std::size_t candidate) = 0;
   /// Checks the outputs against the oracle.
   virtual Verdict gate(std::size_t candidate) = 0;
-  /// `num_samples` timings of one launch each in microseconds, appended to `samples_us`.
+  /// `num_samples` timings of one launch each in microseconds (or fewer, where one is worth more),
+  /// appended to `samples_us`.
   virtual Verdict measure(std::size_t candidate, int num_samples,
                           std::vector<double>& samples_us) = 0;
 };

@@ -26,7 +26,8 @@ class TrialBench {
   virtual Verdict load(std::size_t candidate, const CompiledKernel* image) = 0;
   /// Checks the outputs against the oracle's.
   virtual Verdict gate(std::size_t candidate) = 0;
-  /// Appends `num_samples` times of one launch, in microseconds.
+  /// Appends times of one launch in microseconds: `num_samples` of them, or fewer where one is worth
+  /// more.
   virtual Verdict measure(std::size_t candidate, int num_samples,
                           std::vector<double>& samples_us) = 0;
   /// Gives back the memory of what is open.

@@ -89,8 +89,8 @@ TrialTools::Difference TrialTools::difference(CUdeviceptr out, CUdeviceptr refer
   args.out = reinterpret_cast<const void*>(out);
   args.reference = reinterpret_cast<const void*>(reference);
   args.count = is_native(spec.dtype) ? spec.num_elements() : spec.size_bytes();
-  args.abs = static_cast<float>(tolerance.abs);
-  args.rel = static_cast<float>(tolerance.rel);
+  args.abs = tolerance.abs;
+  args.rel = tolerance.rel;
   args.worst = result_.as<unsigned long long>();
   args.unequal = args.worst + 1;
   fill_bytes(result_.address(), 0, result_.size_bytes(), stream);
@@ -99,7 +99,7 @@ TrialTools::Difference TrialTools::difference(CUdeviceptr out, CUdeviceptr refer
   std::array<std::uint64_t, 2> result{};
   copy_to_host(result.data(), result_.address(), sizeof result, stream);
   stream.synchronize();
-  return {std::bit_cast<float>(static_cast<std::uint32_t>(result[0])), result[1]};
+  return {std::bit_cast<double>(result[0]), result[1]};
 }
 
 }  // namespace quern

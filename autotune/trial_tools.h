@@ -27,8 +27,8 @@ class TrialTools {
                    const Stream& stream) const;
 
   struct Difference {
-    /// Worst |out - ref| / (abs + rel |ref|), rounded to f32; infinite where one is NaN. 0 for types
-    /// that are not native.
+    /// Worst |out - ref| / (abs + rel |ref|); infinite where one is NaN. 0 for types that are not
+    /// native.
     double error = 0;
     /// Elements (bytes, for types that are not native) whose bits differ.
     std::uint64_t num_unequal = 0;

@@ -64,7 +64,8 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
 
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
                                              GpuModel& model, const ModelConfig& config,
-                                             TuneReport& report, const std::vector<int>& batches) {
+                                             TuneReport& report, const std::vector<int>& batches,
+                                             double budget_seconds) {
   std::vector<Refinement> changes;
   if (std::none_of(report.problems.begin(), report.problems.end(), [](const ProblemReport& p) {
         return p.outcome == ProblemReport::Outcome::tuned;
@@ -73,6 +74,10 @@ std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& s
   ProgressLine line(common);
   RefineOptions options;
   options.context = std::min(512, model.max_context() / 2);
+  if (budget_seconds > 0)
+    options.deadline = std::chrono::steady_clock::now() +
+                       std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                           std::chrono::duration<double>(budget_seconds));
   options.progress = [&](const std::string& text) { line.update(text); };
   for (const int batch : batches)
     for (Refinement& change : refine_decode(session, model, config, report, batch, options))
@@ -186,9 +191,16 @@ void run_tune(const Common& common, const Options& options) {
     room.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
     room.max_context =
         static_cast<int>(std::min<std::int64_t>(config.max_position_embeddings, 1024));
-    try {  // weights make no difference to speed, so that none need be loaded
-      const auto model = session.open_random(config, gpu_dtype(config), room);
-      refined = refine_with_progress(common, session, *model, config, report, options.batches);
+    // Weights make no difference to speed, so that none need be loaded; nor do more layers than fill
+    // the caches, since all are alike.
+    constexpr std::int64_t kRefineLayers = 6;
+    ModelConfig few_layers = config;
+    few_layers.num_layers = std::min(few_layers.num_layers, kRefineLayers);
+    const double left = options.budget == 0 ? 0 : options.budget - report.seconds;
+    try {
+      const auto model = session.open_random(few_layers, gpu_dtype(config), room);
+      refined =
+          refine_with_progress(common, session, *model, few_layers, report, options.batches, left);
     } catch (const OutOfMemoryError& error) {
       note("the tuned kernels were not raced inside the whole step: {}\n", error.what());
     }

@@ -19,11 +19,13 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
                               const std::vector<KernelRequest>& requests, TuneOptions options,
                               int max_gpus = 1);
 /// refine_decode() for each batch size that the model was opened for, with a progress line. Says
-/// what changed on stderr if `verbose`. Does nothing if nothing was tuned just now.
+/// what changed on stderr if `verbose`. Does nothing if nothing was tuned just now. Begins nothing
+/// after `budget_seconds`; 0 = no limit.
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
                                              GpuModel& model, const ModelConfig& config,
                                              TuneReport& report,
-                                             const std::vector<int>& batches);
+                                             const std::vector<int>& batches,
+                                             double budget_seconds = 0);
 /// The roofs of the session's GPU; the first call measures.
 Roofs roofs_of(GpuSession& session);
 /// The table of what was found (model/tune_table.h), every field and config in full with -v;

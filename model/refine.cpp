@@ -90,6 +90,7 @@ std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
   for (int i = 0; i < 20; ++i) race.time_us(best);  // clocks settle
   std::vector<Refinement> changes;
   for (const Contest& contest : contests(config, model.dtype(), report, batch, options)) {
+    if (std::chrono::steady_clock::now() >= options.deadline) break;
     ProblemReport& p = *contest.report;
     const Family& family = kernels.families().at(p.family);
     if (options.progress)

@@ -1,4 +1,5 @@
 #pragma once
+#include <chrono>
 #include <functional>
 #include <string>
 #include <vector>
@@ -21,6 +22,8 @@ struct RefineOptions {
   std::size_t max_rivals = 4;  // a problem
   int rounds = 9;             // replays of each, in turn
   double min_gain = 0.004;    // of the step
+  /// No race begins after it.
+  std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
   std::function<void(const std::string&)> progress;
 };
 

@@ -14,8 +14,8 @@ struct CompareArgs {
   const void* out;               // [count]
   const void* reference;         // [count]
   unsigned long long count;      // elements
-  float abs, rel;                // tolerance: |out - reference| <= abs + rel * |reference|
-  unsigned long long* worst;     // [1]; bits of the worst error / tolerance (f32), never lowered
+  double abs, rel;               // tolerance: |out - reference| <= abs + rel * |reference|
+  unsigned long long* worst;     // [1]; bits of the worst error / tolerance (f64), never lowered
   unsigned long long* unequal;   // [1]; elements whose bits differ are added
 };
 
