@@ -10,9 +10,9 @@ namespace quern::test {
 namespace {
 
 const std::regex kEntity("&(amp|lt|gt|quot|#39);");
-const std::regex kAttribute(R"(^\s+([A-Za-z][A-Za-z0-9_:-]*)="([^"<>]*)") ");
+const std::regex kAttribute(R"re(^\s+([A-Za-z][A-Za-z0-9_:-]*)="([^"<>]*)")re");
 
-    std::string text_problem(const std::string& text) {
+std::string text_problem(const std::string& text) {
   for (std::size_t at = text.find('&'); at != text.npos; at = text.find('&', at + 1))
     if (!std::regex_search(text.begin() + static_cast<std::ptrdiff_t>(at), text.end(), kEntity,
                            std::regex_constants::match_continuous))
@@ -55,7 +55,8 @@ std::string markup_problem(std::string_view page) {
     if (name.empty()) return "a tag without a name";
     std::string rest = inside.substr(name.size());
     std::set<std::string> seen;
-    for (std::smatch match; std::regex_search(rest, match, kAttribute); rest = match.suffix()) {
+    for (std::smatch match; std::regex_search(rest, match, kAttribute);
+         rest = match.suffix().str()) {
       if (!seen.insert(match[1]).second)
         return fmt::format("{} has {} twice", name, match[1].str());
       if (auto problem = text_problem(match[2]); !problem.empty()) return problem;
