@@ -26,7 +26,7 @@ struct BuildOptions {
   bool all_candidates = false;  // what a tuner there would try, and not only what would run
   CompileFarmOptions farm{};
   /// Told of every image that is ready or has failed.
-  std::function<void(std::size_t done, std::size_t total)> progress;
+  std::function<void(std::size_t done, std::size_t total)> progress = {};
 };
 
 /// Builds images for a GPU that need not be here: for every problem the default and what was

@@ -99,7 +99,6 @@ TEST_CASE("a device description is refused in one sentence that names the file")
     quern.refuses({"compile", "--device-file", file}, 2, "device.json: ");
   }
   quern.refuses({"compile", "--device-file", quern.path("missing")}, 2, "missing");
-  quern.refuses({"compile", "--device-file"}, 2, "--device-file");
 }
 
 TEST_CASE("compile refuses what it cannot build") {

@@ -55,7 +55,8 @@ std::string markup_problem(std::string_view page) {
     if (name.empty()) return "a tag without a name";
     std::string rest = inside.substr(name.size());
     std::set<std::string> seen;
-    for (std::smatch match; std::regex_search(rest, match, kAttribute); rest = match.suffix()) {
+    for (std::smatch match; std::regex_search(rest, match, kAttribute);
+         rest = match.suffix().str()) {
       if (!seen.insert(match[1]).second)
         return fmt::format("{} has {} twice", name, match[1].str());
       if (auto problem = text_problem(match[2]); !problem.empty()) return problem;

@@ -18,8 +18,7 @@ std::string with(const std::string& key, const ordered_json& value) {
 }
 std::string without(const std::string& key) {
   ordered_json document = ordered_json::parse(read_file(kFile));
-  document.erase(key);
-  document["fingerprint"].erase(key);
+  (document["fingerprint"].contains(key) ? document["fingerprint"] : document).erase(key);
   return document.dump();
 }
 
@@ -57,8 +56,8 @@ TEST_CASE("what a device says of itself can be read back") {
 TEST_CASE("a description is believed in nothing unchecked") {
   for (const std::string text : {"", "{", "[]", "null", "{}", "{\"quern_tuning\": 1}", "7"})
     CHECK_THROWS_AS(parse_device_description(text), InputError);
-  for (const char* key : {"fingerprint", "arch", "smem_per_block_bytes", "registers_per_sm", "name",
-                          "compute_capability", "num_sms", "driver"}) {
+  for (const std::string key : {"fingerprint", "arch", "smem_per_block_bytes", "registers_per_sm",
+                                "name", "compute_capability", "num_sms", "driver"}) {
     CAPTURE(key);
     CHECK_THROWS_AS(parse_device_description(without(key)), InputError);
     for (const ordered_json& value :

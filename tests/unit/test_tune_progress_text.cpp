@@ -43,9 +43,9 @@ TEST_CASE("a progress line fits every width and keeps the time left longest") {
     CHECK_EQ(text.find('\n'), text.npos);
   }
   CHECK_EQ(progress_text(under_way(), 60),
-           "tuning 2/20 | gemm m=1 n=6144 k=4096 d... | 1 min 35 s left");
+           "tuning 2/20 | gemm m=1 n=6144 k=4096 dt... | 1 min 35 s left");
   CHECK_EQ(progress_text(under_way(), 79),
-           "tuning 2/20 | gemm m=1 n=6144 k=4096 dtype=... | 12/40 tried | 1 min 35 s left");
+           "tuning 2/20 | gemm m=1 n=6144 k=4096 dtype=b... | 12/40 tried | 1 min 35 s left");
 }
 
 TEST_CASE("durations read as people say them") {
