@@ -103,7 +103,8 @@ class Aside {
   void write(const char* name, std::string_view bytes) const {
     const fs::path file = path() / name;
     const Descriptor out(::open(file.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-    if (!out || !write_all(out.get(), bytes) || ::fsync(out.get()) != 0) fail_on_file("write", file);
+    if (!out || !write_all(out.get(), bytes) || ::fsync(out.get()) != 0)
+      fail_on_file("write", file);
   }
 
  private:
@@ -196,6 +197,28 @@ void ImageStore::put(const std::string& key, const StoredImage& image) {
   if (::rename(aside.path().c_str(), folder.c_str()) != 0 && errno != ENOTEMPTY && errno != EEXIST)
     fail_on_file("write", folder);
   sync_folder(images_);
+}
+
+std::optional<Descriptor> ImageStore::try_claim(const std::string& key) {
+  folder_of(key);  // refuses what is no key
+  try {
+    make_private_folder(images_);
+  } catch (const InputError&) {
+    return Descriptor();
+  }
+  // One file serves all keys, each at a place of its own: nothing is left behind for anybody to
+  // clean up. Locks of an open file description, unlike those of a process, also part threads.
+  Descriptor file(
+      ::open((images_ / "claims").c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600));
+  if (!file) return file;
+  struct flock place {};
+  place.l_type = F_WRLCK;
+  place.l_whence = SEEK_SET;
+  place.l_start = static_cast<off_t>(std::stoull(key.substr(0, 15), nullptr, 16));
+  place.l_len = 1;
+  if (::fcntl(file.get(), F_OFD_SETLK, &place) == 0) return file;
+  if (errno == EAGAIN || errno == EACCES) return std::nullopt;
+  return Descriptor();
 }
 
 std::vector<ImageStore::Entry> ImageStore::verify() {

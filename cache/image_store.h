@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "runtime/base/descriptor.h"
 #include "runtime/base/json.h"
 
 namespace quern {
@@ -44,6 +45,10 @@ class ImageStore {
   std::optional<StoredImage> find(const std::string& key);
   /// Throws InputError if the entry cannot be written. Another process's intact entry is kept.
   void put(const std::string& key, const StoredImage& image);
+  /// The right to build the image of `key`, so that processes which share the store do not all
+  /// compile the same: it ends with the descriptor, or with a process that is killed. Nothing:
+  /// somebody else, or another thread, has it. An empty descriptor where no claims can be kept.
+  std::optional<Descriptor> try_claim(const std::string& key);
   struct Entry {
     std::string key;
     std::uintmax_t bytes = 0;

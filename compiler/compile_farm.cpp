@@ -22,8 +22,9 @@
 namespace quern {
 namespace {
 
-/// What one compile of a usual kernel takes, NVRTC itself included.
-constexpr std::size_t kUsualWorkerMemory = std::size_t{512} << 20;
+/// Ample for a usual kernel: a worker that has compiled 40 GEMMs holds 75 MB, most of it NVRTC's
+/// text, which workers share.
+constexpr std::size_t kUsualWorkerMemory = std::size_t{256} << 20;
 
 /// A job's place in the queue: higher priorities first, then first come first served.
 struct Place {
@@ -131,7 +132,7 @@ struct CompileFarm::Impl {
     try {
       outcome.kernel = compile_cached(
           [&](const CompileRequest& missing) { return compile_missing(missing, worker); }, version,
-          store, request, headers);
+          store, request, headers, &stopping);
     } catch (const CompileError& error) {
       outcome.error = error.what();
       outcome.log = error.log();

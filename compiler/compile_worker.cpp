@@ -1,7 +1,6 @@
 #include "compiler/compile_worker.h"
 
 #include <fmt/format.h>
-#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -185,8 +184,6 @@ void serve_compiles(ParentChannel& parent) {
 
 void serve_compiles(ParentChannel& parent, const WorkerCompile& compile) {
   parent.exit_with_parent();
-  // The tuner's own thread feeds the GPU: compiles give way to it.
-  ::setpriority(PRIO_PROCESS, 0, 5);
   const auto first = parent.receive();
   if (!first) return;
   const auto greeting = unpack_fields(*first);

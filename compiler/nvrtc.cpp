@@ -88,10 +88,10 @@ class Program {
   nvrtcProgram program_ = nullptr;
 };
 
-/// The line of a log that says best what went wrong.
+/// The line of a log that says best what went wrong, or nothing.
 std::string first_error(const std::string& log) {
   const std::size_t at = log.find("error");
-  if (at == std::string::npos) return "the compiler gave no reason";
+  if (at == std::string::npos) return {};
   const std::size_t before = log.rfind('\n', at);
   const std::size_t begin = before == std::string::npos ? 0 : before + 1;
   return log.substr(begin, log.find('\n', at) - begin);
@@ -153,11 +153,15 @@ struct Nvrtc::Impl {
                                         "--ptxas-options=-v"};
     options.insert(options.end(), extra_options.begin(), extra_options.end());
     options.insert(options.end(), request.options.begin(), request.options.end());
-    if (program.compile(options) == NVRTC_SUCCESS) return;
+    const nvrtcResult status = program.compile(options);
+    if (status == NVRTC_SUCCESS) return;
     const std::string log = program.log();
+    std::string reason = first_error(log);
+    if (reason.empty())  // memory ran out, most likely
+      reason = fmt::format("the compiler gave no reason ({})", nvrtc.GetErrorString(status));
     throw CompileError(fmt::format("{} did not compile for {} with NVRTC {}: {}",
                                    request.name.empty() ? "the kernel" : request.name, target,
-                                   version, first_error(log)),
+                                   version, reason),
                        log);
   }
 };

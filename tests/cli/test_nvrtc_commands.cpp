@@ -1,28 +1,14 @@
 #include <fmt/format.h>
 
-#include "compiler/nvrtc.h"
 #include "runtime/base/file.h"
 #include "tests/cli/quern.h"
+#include "tests/support/nvrtc.h"
 
 using namespace quern;
 using quern::test::Quern;
 
-namespace {
-
-/// Why there is no NVRTC here, or nothing.
-std::string nvrtc_problem() {
-  try {
-    const Nvrtc nvrtc;
-    return {};
-  } catch (const DeviceError& error) {
-    return error.what();
-  }
-}
-
-}  // namespace
-
 TEST_CASE("kernel builds PTX and cubins") {
-  QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
+  QUERN_SKIP_IF(!test::nvrtc(), test::kNoNvrtc);
   const Quern quern;
   for (const char* name : {"rmsnorm", "softmax", "cast"}) {
     const std::string file = fmt::format("{}/templates/row/{}.qk", QUERN_SOURCE_DIR, name);
@@ -40,7 +26,7 @@ TEST_CASE("kernel builds PTX and cubins") {
 }
 
 TEST_CASE("compile fills the cache once") {
-  QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
+  QUERN_SKIP_IF(!test::nvrtc(), test::kNoNvrtc);
   const Quern quern;
   const std::vector<std::string> words{"compile", "--arch",   "sm_80", "--batch",
                                        "1",       "--prompt", "16"};
@@ -102,7 +88,7 @@ TEST_CASE("a device description is refused in one sentence that names the file")
 }
 
 TEST_CASE("compile refuses what it cannot build") {
-  QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
+  QUERN_SKIP_IF(!test::nvrtc(), test::kNoNvrtc);
   const Quern quern;
   quern.refuses({"compile"}, 2, "--arch");
   quern.refuses({"compile", "--arch", "sm_1"}, 2, "sm_1");

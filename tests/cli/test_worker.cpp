@@ -1,11 +1,19 @@
 // The hidden command, and what the workers that it is for do for the others.
+#include <signal.h>
+
+#include <chrono>
 #include <filesystem>
+#include <random>
 #include <string>
+#include <thread>
 
 #include "runtime/base/child_process.h"
 #include "tests/cli/quern.h"
+#include "tests/support/nvrtc.h"
 
-using quern::json;
+using namespace quern;
+using quern::test::children_of;
+using quern::test::ends_within;
 using quern::test::Quern;
 using namespace std::chrono_literals;
 
@@ -19,15 +27,43 @@ TEST_CASE("workers are not for people") {
 
 TEST_CASE("a worker ends in order when it is told nonsense") {
   for (const std::string message : {"", "nonsense"}) {
-    quern::ChildProcess worker({.command = {QUERN_BINARY, "worker", "compile"}});
+    ChildProcess worker({.command = {QUERN_BINARY, "worker", "compile"}});
     worker.send(message);
     try {
       while (worker.receive(std::chrono::steady_clock::now() + 30s)) {
       }
       FAIL("the worker is still there");
-    } catch (const quern::ChildLost& lost) {
+    } catch (const ChildLost& lost) {
       CHECK(lost.exit_status() == 1);
       CHECK(worker.error_output() == "quern: the parent process sent nonsense\n");
     }
   }
+}
+
+TEST_CASE("compile survives kill -9, its own and that of its workers, at any moment") {
+  QUERN_SKIP_IF(!test::nvrtc(), test::kNoNvrtc);
+  const Quern quern;
+  const std::vector<std::string> words{"compile", "--arch",   "sm_80", "--batch",
+                                       "1",       "--prompt", "16"};
+  std::mt19937 random(3);
+  int finished = 0;
+  for (int round = 0; round < 4; ++round) {
+    CAPTURE(round);
+    ChildOptions options{.command = {QUERN_BINARY},
+                         .environment = {{"QUERN_CACHE", quern.path("cache").string()}}};
+    options.command.insert(options.command.end(), words.begin(), words.end());
+    ChildProcess process(options);
+    std::this_thread::sleep_for(std::chrono::milliseconds(200 + random() % 400));
+    const auto workers = children_of(process.pid());
+    if (round == 0 && !workers.empty()) ::kill(workers.front(), SIGKILL);
+    process.kill();
+    for (const pid_t worker : workers) CHECK(ends_within(worker, 1s));
+    const json intact = quern.json_of({"cache", "verify"});
+    CHECK(intact["damaged_images"] == json::array());
+    CHECK(intact["images"].get<int>() >= finished);
+    finished = intact["images"].get<int>();
+  }
+  const json rest = quern.json_of(words);
+  CHECK(rest["failed"] == 0);
+  CHECK(quern.json_of({"cache", "verify"})["images"] == finished + rest["compiled"].get<int>());
 }

@@ -63,6 +63,10 @@ int compile_worker() {
         if (request.name == "exit") ::_exit(3);
         if (request.name == "hang") std::this_thread::sleep_for(std::chrono::hours(1));
         if (request.name == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        if (request.name == "leak") {
+          static std::vector<char> leaked;
+          leaked.resize(std::size_t{300} << 20, 'x');
+        }
         if (request.name == "garbage") parent.send("this is no answer");
         if (request.name == "flood")
           for (int i = 0; i < 50'000; ++i) std::fputs("compiling, compiling, compiling\n", stderr);
@@ -83,6 +87,14 @@ int plain_compile_worker() {
   return 0;
 }
 
+CompileRequest store_number(int number) {
+  return {.name = "store a number",
+          .source = fmt::format("extern \"C\" __global__ void k(int* x) {{ *x = {}; }}", number),
+          .entry = "k",
+          .arch = parse_arch("sm_90a"),
+          .options = {}};
+}
+
 /// Compiles until it is killed; says "busy" once the workers are at it.
 int compile_for_ever() {
   ParentChannel parent;
@@ -90,14 +102,24 @@ int compile_for_ever() {
   CompileFarm farm(nvrtc, nullptr, {},
                    {.num_workers = 2, .worker_command = child_command("plain_compile_worker")});
   for (int i = 0;; ++i) {
-    farm.submit({.name = "endless",
-                 .source = fmt::format("extern \"C\" __global__ void k(int* x) {{ *x = {}; }}", i),
-                 .entry = "k",
-                 .arch = parse_arch("sm_90a"),
-                 .options = {}});
+    farm.submit(store_number(i));
     if (i >= 10) farm.next();
     if (i == 20) parent.send("busy");
   }
+}
+
+/// Is told the folder of a cache, compiles 20 kernels into it and says how many it built itself.
+int share_cache() {
+  ParentChannel parent;
+  parent.exit_with_parent();
+  const Nvrtc nvrtc;
+  ImageStore store(parent.receive().value());
+  CompileFarm farm(nvrtc, &store, {}, {.num_workers = 2});
+  for (int i = 0; i < 20; ++i) farm.submit(store_number(i));
+  while (farm.next()) {
+  }
+  parent.send(fmt::format("{}", farm.counts().failed > 0 ? 1000 : farm.counts().compiled));
+  return 0;
 }
 
 }  // namespace
@@ -109,6 +131,7 @@ int run_as_child(const std::string& behaviour) {
   if (behaviour == "compile_worker") return compile_worker();
   if (behaviour == "plain_compile_worker") return plain_compile_worker();
   if (behaviour == "compile_for_ever") return compile_for_ever();
+  if (behaviour == "share_cache") return share_cache();
   return 64;
 }
 

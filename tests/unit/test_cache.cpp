@@ -363,3 +363,21 @@ TEST_CASE("many processes may write and damage the same entries") {
   }
   CHECK_EQ(num_entries(folder.path() / "images"), keys.size() + 1);
 }
+
+TEST_CASE("an image is claimed by one at a time") {
+  const test::TemporaryFolder folder;
+  ImageStore store(folder.path() / "cache");
+  const std::string key(32, 'f'), other = std::string(31, 'f') + '0', far = std::string(32, '0');
+  {
+    const auto claim = store.try_claim(key);
+    REQUIRE(claim);
+    CHECK(*claim);
+    CHECK_FALSE(store.try_claim(key));
+    CHECK_FALSE(ImageStore(folder.path() / "cache").try_claim(key));
+    CHECK(store.try_claim(far));
+  }
+  CHECK(store.try_claim(key));
+  CHECK(store.try_claim(other));
+  CHECK_THROWS_AS(store.try_claim("../../etc"), InputError);
+  CHECK(store.verify().empty());
+}

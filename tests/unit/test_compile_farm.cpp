@@ -4,37 +4,16 @@
 #include "compiler/compile_farm.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
+#include "tests/support/nvrtc.h"
 #include "tests/support/support.h"
 
 using namespace quern;
+using test::kNoNvrtc;
+using test::nvrtc;
+using test::scale_by;
+using test::scale_headers;
 
 namespace {
-
-const Nvrtc* nvrtc() {
-  static const std::unique_ptr<Nvrtc> loaded = []() -> std::unique_ptr<Nvrtc> {
-    try {
-      return std::make_unique<Nvrtc>();
-    } catch (const DeviceError&) {
-      return nullptr;
-    }
-  }();
-  return loaded.get();
-}
-
-constexpr const char* kNoNvrtc = "NVRTC is not installed";
-
-HeaderMap headers() { return {{"scale.cuh", "constexpr float kScale = 2;\n"}}; }
-
-CompileRequest scale_by(int factor) {
-  return {.name = "scale by " + std::to_string(factor),
-          .source =
-              "#include \"scale.cuh\"\n"
-              "extern \"C\" __global__ void scale(float* x) { x[threadIdx.x] *= kScale * " +
-              std::to_string(factor) + "; }\n",
-          .entry = "scale",
-          .arch = parse_arch("sm_90a"),
-          .options = {}};
-}
 
 CompileRequest broken() {
   CompileRequest request = scale_by(1);
@@ -51,12 +30,12 @@ TEST_CASE("a kernel is compiled once and found ever after") {
   CompiledKernel first;
   {
     ImageStore store(folder.path());
-    first = compile_cached(*nvrtc(), &store, scale_by(3), headers());
+    first = compile_cached(*nvrtc(), &store, scale_by(3), scale_headers());
     CHECK_FALSE(first.from_cache);
     CHECK_GT(first.image.compile_ms, 0);
   }
   ImageStore store(folder.path());  // as another process would
-  const CompiledKernel second = compile_cached(*nvrtc(), &store, scale_by(3), headers());
+  const CompiledKernel second = compile_cached(*nvrtc(), &store, scale_by(3), scale_headers());
   CHECK(second.from_cache);
   CHECK_EQ(second.key, first.key);
   CHECK(second.image.cubin == first.image.cubin);
@@ -68,20 +47,20 @@ TEST_CASE("a kernel is compiled once and found ever after") {
   CHECK_EQ(stored->source, scale_by(3).source);
   CHECK_EQ(stored->report.at("arch"), "sm_90a");
 
-  HeaderMap edited = headers();
+  HeaderMap edited = scale_headers();
   edited["scale.cuh"] = "constexpr float kScale = 4;\n";
   CHECK_FALSE(compile_cached(*nvrtc(), &store, scale_by(3), edited).from_cache);
-  CHECK_THROWS_AS(compile_cached(*nvrtc(), &store, broken(), headers()), CompileError);
-  CHECK_FALSE(compile_cached(*nvrtc(), nullptr, scale_by(3), headers()).from_cache);
+  CHECK_THROWS_AS(compile_cached(*nvrtc(), &store, broken(), scale_headers()), CompileError);
+  CHECK_FALSE(compile_cached(*nvrtc(), nullptr, scale_by(3), scale_headers()).from_cache);
 }
 
 TEST_CASE("a store that holds nonsense or cannot be written costs only time") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
   const test::TemporaryFolder folder;
   ImageStore store(folder.path() / "store");
-  const std::string key = image_key(scale_by(2), headers(), nvrtc()->version());
+  const std::string key = image_key(scale_by(2), scale_headers(), nvrtc()->version());
   store.put(key, {"source", "image", {{"registers", "many"}}, "log"});
-  const CompiledKernel kernel = compile_cached(*nvrtc(), &store, scale_by(2), headers());
+  const CompiledKernel kernel = compile_cached(*nvrtc(), &store, scale_by(2), scale_headers());
   CHECK_FALSE(kernel.from_cache);
   CHECK_NE(kernel.image.cubin, "image");
 }
@@ -92,7 +71,7 @@ TEST_CASE("the farm delivers every request, failures included") {
   ImageStore store(folder.path());
   for (const bool second_run : {false, true}) {
     CAPTURE(second_run);
-    CompileFarm farm(*nvrtc(), &store, headers(), {.num_workers = 2});
+    CompileFarm farm(*nvrtc(), &store, scale_headers(), {.num_workers = 2});
     for (int factor = 0; factor < 6; ++factor)
       CHECK_EQ(farm.submit(scale_by(factor)), static_cast<std::size_t>(factor));
     const std::size_t bad = farm.submit(broken());
@@ -124,7 +103,7 @@ TEST_CASE("the farm delivers every request, failures included") {
 
 TEST_CASE("a cancelled farm hands over what had begun and no more") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
-  CompileFarm farm(*nvrtc(), nullptr, headers(), {.num_workers = 1});
+  CompileFarm farm(*nvrtc(), nullptr, scale_headers(), {.num_workers = 1});
   for (int factor = 0; factor < 20; ++factor) farm.submit(scale_by(factor));
   REQUIRE(farm.next());
   const std::size_t dropped = farm.cancel();

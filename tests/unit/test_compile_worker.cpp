@@ -3,6 +3,8 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <filesystem>
+#include <memory>
 #include <random>
 #include <sstream>
 #include <string>
@@ -16,39 +18,17 @@
 #include "templates/embedded.h"
 #include "templates/gemm/gemm.h"
 #include "tests/support/child.h"
+#include "tests/support/nvrtc.h"
 #include "tests/support/process.h"
 #include "tests/support/support.h"
 
 using namespace quern;
+using test::kNoNvrtc;
+using test::nvrtc;
+using test::scale_by;
 using namespace std::chrono_literals;
 
 namespace {
-
-const Nvrtc* nvrtc() {
-  static const std::unique_ptr<Nvrtc> loaded = []() -> std::unique_ptr<Nvrtc> {
-    try {
-      return std::make_unique<Nvrtc>();
-    } catch (const DeviceError&) {
-      return nullptr;
-    }
-  }();
-  return loaded.get();
-}
-
-constexpr const char* kNoNvrtc = "NVRTC is not installed";
-
-HeaderMap headers() { return {{"scale.cuh", "constexpr float kScale = 2;\n"}}; }
-
-CompileRequest scale_by(int factor, const std::string& name = "scale") {
-  return {.name = name,
-          .source =
-              "#include \"scale.cuh\"\n"
-              "extern \"C\" __global__ void scale(float* x) { x[threadIdx.x] *= kScale * " +
-              std::to_string(factor) + "; }\n",
-          .entry = "scale",
-          .arch = parse_arch("sm_90a"),
-          .options = {}};
-}
 
 CompileFarmOptions with_workers(int num_workers = 2,
                                 const std::string& behaviour = "compile_worker") {
@@ -142,7 +122,7 @@ TEST_CASE("a worker that fails costs one request") {
   ImageStore store(folder.path());
   CompileFarmOptions options = with_workers(2);
   options.max_worker_memory = std::size_t{1} << 30;
-  CompileFarm farm(*nvrtc(), &store, headers(), options);
+  CompileFarm farm(*nvrtc(), &store, test::scale_headers(), options);
   const std::map<std::string, std::string> sentences{
       {"crash", "crash did not compile for sm_90a: NVRTC crashed (signal 11)"},
       {"exit", "exit did not compile for sm_90a: NVRTC ended its process (status 3)"},
@@ -175,7 +155,7 @@ TEST_CASE("a compile that takes too long is ended, and the next one goes on") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
   CompileFarmOptions options = with_workers(1);
   options.deadline = 2s;
-  CompileFarm farm(*nvrtc(), nullptr, headers(), options);
+  CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(), options);
   farm.submit(scale_by(1, "hang"));
   farm.submit(scale_by(2));
   const auto outcomes = finish(farm);
@@ -183,12 +163,31 @@ TEST_CASE("a compile that takes too long is ended, and the next one goes on") {
   CHECK(outcomes.at(1).kernel);
 }
 
+TEST_CASE("a worker that has grown too large makes room for another") {
+  QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
+  CompileFarmOptions options = with_workers(1);
+  options.max_worker_memory = std::size_t{512} << 20;
+  CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(), options);
+  const auto worker_after = [&](const CompileRequest& request) {
+    farm.submit(request);
+    const auto outcome = farm.next();
+    REQUIRE(outcome);
+    CHECK(outcome->kernel);
+    const auto workers = test::children_of(::getpid());
+    return workers.empty() ? pid_t{-1} : workers.front();
+  };
+  const pid_t first = worker_after(scale_by(1));
+  CHECK(worker_after(scale_by(2)) == first);
+  CHECK(worker_after(scale_by(3, "leak")) == -1);
+  CHECK(worker_after(scale_by(4)) != first);
+}
+
 TEST_CASE("workers come with work and stay away without") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
   const test::TemporaryFolder folder;
   ImageStore store(folder.path());
   {
-    CompileFarm farm(*nvrtc(), &store, headers(), with_workers(8));
+    CompileFarm farm(*nvrtc(), &store, test::scale_headers(), with_workers(8));
     CHECK(test::children_of(::getpid()).empty());
     farm.submit(scale_by(1));
     CHECK(farm.next()->kernel);
@@ -198,7 +197,7 @@ TEST_CASE("workers come with work and stay away without") {
     CHECK(test::children_of(::getpid()).size() == 1);
   }
   CHECK(test::children_of(::getpid()).empty());
-  CompileFarm warm(*nvrtc(), &store, headers(), with_workers(8));
+  CompileFarm warm(*nvrtc(), &store, test::scale_headers(), with_workers(8));
   for (const int factor : {1, 2}) warm.submit(scale_by(factor));
   CHECK(finish(warm).size() == 2);
   CHECK(warm.counts().from_cache == 2);
@@ -213,7 +212,8 @@ TEST_CASE("where no worker can be started, this process compiles and says so") {
         test::child_command("echo")}) {
     CAPTURE(command.front());
     const Warnings warnings;
-    CompileFarm farm(*nvrtc(), nullptr, headers(), {.num_workers = 2, .worker_command = command});
+    CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(),
+                     {.num_workers = 2, .worker_command = command});
     for (const int factor : {1, 2, 3}) farm.submit(scale_by(factor));
     CHECK(finish(farm).size() == 3);
     CHECK(farm.counts().compiled == 3);
@@ -223,7 +223,7 @@ TEST_CASE("where no worker can be started, this process compiles and says so") {
 
 TEST_CASE("what is wanted first is compiled first") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
-  CompileFarm farm(*nvrtc(), nullptr, headers(), with_workers(1));
+  CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(), with_workers(1));
   farm.submit(scale_by(0, "slow"));  // keeps the worker while the others queue up
   while (farm.num_waiting() > 0) std::this_thread::sleep_for(1ms);
   std::vector<std::size_t> tickets;
@@ -246,7 +246,8 @@ TEST_CASE("workers killed at random moments cost what they had under way") {
   constexpr int kKernels = 30;
   std::size_t failed = 0, killed = 0;
   {
-    CompileFarm farm(*nvrtc(), &store, headers(), with_workers(2, "plain_compile_worker"));
+    CompileFarm farm(*nvrtc(), &store, test::scale_headers(),
+                     with_workers(2, "plain_compile_worker"));
     for (int factor = 0; factor < kKernels; ++factor) farm.submit(scale_by(factor));
     std::atomic<bool> done = false;
     std::thread killer([&] {
@@ -271,7 +272,8 @@ TEST_CASE("workers killed at random moments cost what they had under way") {
   }
   for (const auto& entry : store.verify()) CHECK(entry.intact);
   CHECK(store.verify().size() == kKernels - failed);
-  CompileFarm again(*nvrtc(), &store, headers(), with_workers(2, "plain_compile_worker"));
+  CompileFarm again(*nvrtc(), &store, test::scale_headers(),
+                    with_workers(2, "plain_compile_worker"));
   for (int factor = 0; factor < kKernels; ++factor) again.submit(scale_by(factor));
   CHECK(finish(again).size() == kKernels);
   CHECK(again.counts().compiled == failed);
@@ -282,7 +284,7 @@ TEST_CASE("a farm that goes away does not wait for its workers") {
   QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
   const auto start = std::chrono::steady_clock::now();
   {
-    CompileFarm farm(*nvrtc(), nullptr, headers(), with_workers(2));
+    CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(), with_workers(2));
     farm.submit(scale_by(1));
     REQUIRE(farm.next());
     farm.submit(scale_by(2, "hang"));
@@ -306,4 +308,38 @@ TEST_CASE("no worker outlives a killed parent") {
   CHECK(workers.size() == 2);
   ::kill(parent.pid(), SIGKILL);
   for (const pid_t worker : workers) CHECK(test::ends_within(worker, 1s));
+}
+
+TEST_CASE("processes that share a cache build each image once") {
+  QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
+  for (const bool one_is_killed : {false, true}) {
+    CAPTURE(one_is_killed);
+    const test::TemporaryFolder folder;
+    std::vector<std::unique_ptr<ChildProcess>> tuners;
+    for (int i = 0; i < 4; ++i) {
+      tuners.push_back(std::make_unique<ChildProcess>(
+          ChildOptions{.command = test::child_command("share_cache")}));
+      tuners.back()->send(folder.path().string());
+    }
+    if (one_is_killed) {
+      // In the middle of it, while the others wait for what it has begun.
+      for (int i = 0; i < 10'000 && !std::filesystem::exists(folder.path() / "images/lock"); ++i)
+        std::this_thread::sleep_for(1ms);
+      tuners.back()->kill();
+      tuners.pop_back();
+    }
+    std::size_t built = 0;
+    for (const auto& tuner : tuners) {
+      const auto count = tuner->receive(std::chrono::steady_clock::now() + 60s);
+      REQUIRE(count);
+      built += std::stoul(*count);
+    }
+    ImageStore store(folder.path());
+    CHECK(store.verify().size() == 20);
+    for (const auto& entry : store.verify()) CHECK(entry.intact);
+    if (one_is_killed)
+      CHECK(built <= 20);
+    else
+      CHECK(built == 20);
+  }
 }

@@ -5,25 +5,14 @@
 #include "compiler/resource_report.h"
 #include "runtime/base/error.h"
 #include "runtime/base/file.h"
+#include "tests/support/nvrtc.h"
 #include "tests/support/support.h"
 
 using namespace quern;
+using test::kNoNvrtc;
+using test::nvrtc;
 
 namespace {
-
-/// Loaded once; nullptr where NVRTC is missing.
-const Nvrtc* nvrtc() {
-  static const std::unique_ptr<Nvrtc> loaded = []() -> std::unique_ptr<Nvrtc> {
-    try {
-      return std::make_unique<Nvrtc>();
-    } catch (const DeviceError&) {
-      return nullptr;
-    }
-  }();
-  return loaded.get();
-}
-
-constexpr const char* kNoNvrtc = "NVRTC is not installed";
 
 HeaderMap some_headers() {
   return {{"common/a.cuh", "#pragma once\n#include \"common/b.cuh\"\n"},
