@@ -4,7 +4,7 @@
 
 #include <set>
 
-#include "autotune/import.h"
+#include "autotune/fingerprint.h"
 #include "runtime/base/error.h"
 
 namespace quern {
