@@ -6,7 +6,7 @@
 #include <numeric>
 #include <set>
 
-#include "autotune/import.h"
+#include "autotune/fingerprint.h"
 #include "autotune/search.h"
 #include "runtime/base/error.h"
 

@@ -1,4 +1,6 @@
 // The kernel families that Quern ships, one line each.
+#include <utility>
+
 #include "autotune/registry.h"
 #include "autotune/row_family.h"
 #include "templates/attention/decode_attention.h"
@@ -23,6 +25,12 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   families.push_back(make_fill_family());
   families.push_back(make_stream_family());
   return families;
+}
+
+FamilyRegistry FamilyRegistry::shipped(HeaderMap templates) {
+  FamilyRegistry registry(std::move(templates));
+  for (auto& family : shipped_families(registry.templates())) registry.add(std::move(family));
+  return registry;
 }
 
 }  // namespace quern

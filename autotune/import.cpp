@@ -2,26 +2,47 @@
 
 #include <fmt/format.h>
 
-#include <charconv>
 #include <map>
-#include <optional>
-#include <string_view>
+#include <utility>
 
+#include "autotune/fingerprint.h"
 #include "autotune/problem.h"
+#include "cache/exchange.h"
+#include "cache/image_store.h"
+#include "cache/merge.h"
 #include "runtime/base/error.h"
 
 namespace quern {
 namespace {
 
-std::optional<int> parse_int(std::string_view text) {
-  int value = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (error != std::errc() || end != text.data() + text.size() || value < 0) return std::nullopt;
-  return value;
+std::string refused(const TuningRecord& record, std::string_view why) {
+  return fmt::format("the record of {} {} is refused: {}", record.family, to_text(record.problem),
+                     why);
 }
 
-/// Why the record is not believed, or nothing.
-std::optional<std::string> refusal_of(const TuningRecord& record, const FamilyRegistry& families) {
+/// True if what the cache has is no worse than what is offered.
+bool keeps(const TuningRecord& own, const TuningRecord& offered) {
+  if (own.template_hash != offered.template_hash) return false;  // own is out of date, or will be
+  return !own.imported || !is_better(offered, own);
+}
+
+/// Those of a parsed document that are believed; sentences about the others go to `sentences`.
+std::vector<TuningRecord> believed(ImportResult parsed, const FamilyRegistry& families,
+                                   std::vector<std::string>& sentences) {
+  std::vector<TuningRecord> records;
+  for (std::string& sentence : parsed.refused) sentences.push_back(std::move(sentence));
+  for (TuningRecord& record : parsed.accepted) {
+    if (const auto reason = distrust(record, families))
+      sentences.push_back(refused(record, *reason));
+    else
+      records.push_back(std::move(record));
+  }
+  return records;
+}
+
+}  // namespace
+
+std::optional<std::string> distrust(const TuningRecord& record, const FamilyRegistry& families) {
   try {
     const Family& family = families.at(record.family);
     const Arch arch = arch_of_fingerprint(record.fingerprint);
@@ -32,45 +53,26 @@ std::optional<std::string> refusal_of(const TuningRecord& record, const FamilyRe
   }
 }
 
-}  // namespace
-
-Arch arch_of_fingerprint(const ordered_json& fingerprint) {
-  const auto field = fingerprint.find("compute_capability");
-  if (field == fingerprint.end() || !field->is_string())
-    throw InputError("the fingerprint lacks 'compute_capability'");
-  const std::string text = field->get<std::string>();
-  const std::size_t dot = text.find('.');
-  const auto major = parse_int(std::string_view(text).substr(0, dot));
-  const auto minor =
-      dot == text.npos ? std::nullopt : parse_int(std::string_view(text).substr(dot + 1));
-  if (!major || !minor) throw InputError(fmt::format("'{}' is not a compute capability", text));
-  Arch arch;
-  try {
-    arch = arch_for_device(*major, *minor);
-  } catch (const DeviceError& error) {
-    throw InputError(error.what());
-  }
-  const auto number = [&](const char* key, std::int64_t max) -> std::int64_t {
-    const auto found = fingerprint.find(key);
-    if (found == fingerprint.end() || !found->is_number_integer()) return 0;
-    const auto value = found->get<std::int64_t>();
-    return value > 0 && value <= max ? value : 0;
-  };
-  if (const auto sms = number("num_sms", 1 << 16)) arch.num_sms = static_cast<int>(sms);
-  if (const auto l2 = number("l2_bytes", std::int64_t{1} << 40)) arch.l2_bytes = l2;
-  return arch;
-}
-
 ImportReport import_records(const std::string& text, const FamilyRegistry& families,
-                            const std::filesystem::path& root) {
-  ImportResult parsed = parse_import(text);
+                            const std::filesystem::path& root, const ImportOptions& options) {
+  ImportResult parsed =
+      parse_import(text, options.trust_images ? ImageImport::take : ImageImport::ignore);
   ImportReport report;
-  report.refused = std::move(parsed.refused);
+  if (!parsed.images.empty()) {
+    ImageStore images(root);
+    for (const NamedImage& image : parsed.images) images.put(image.key, image.image);
+    report.images = parsed.images.size();
+    parsed.images.clear();
+  }
+  if (!options.trust_images) report.images_ignored = parsed.num_images;
+
   std::map<std::string, std::vector<TuningRecord>> by_device;
-  for (TuningRecord& record : parsed.accepted) {
-    if (auto reason = refusal_of(record, families))
-      report.refused.push_back(fmt::format("the record of {} {} is refused: {}", record.family,
-                                           to_text(record.problem), *reason));
+  for (TuningRecord& record :
+       merge_records(believed(std::move(parsed), families, report.refused))) {
+    if (options.fingerprint && !options.any_device &&
+        grade(*options.fingerprint, record.fingerprint) == DeviceMatch::other)
+      report.refused.push_back(
+          refused(record, "it is of a GPU of another architecture than that of this machine"));
     else
       by_device[fingerprint_hash(record.fingerprint)].push_back(std::move(record));
   }
@@ -78,11 +80,31 @@ ImportReport import_records(const std::string& text, const FamilyRegistry& famil
     RecordStore store(root, records.front().fingerprint);
     report.kept += std::erase_if(records, [&](const TuningRecord& record) {
       const auto own = store.find(record.family, record.problem);
-      return own && !own->imported && own->template_hash == record.template_hash;
+      return own && keeps(*own, record);
     });
     store.append(records);
     report.accepted += records.size();
+    if (!options.fingerprint) continue;
+    const DeviceMatch match = grade(*options.fingerprint, records.front().fingerprint);
+    (match == DeviceMatch::same_device         ? report.same_device
+     : match == DeviceMatch::same_architecture ? report.same_architecture
+                                               : report.other) += records.size();
   }
+  return report;
+}
+
+MergeReport merge_documents(const std::string& a, const std::string& b,
+                            const FamilyRegistry& families) {
+  MergeReport report;
+  std::vector<TuningRecord> records = believed(parse_import(a), families, report.refused);
+  std::vector<TuningRecord> others = believed(parse_import(b), families, report.refused);
+  records.insert(records.end(), std::make_move_iterator(others.begin()),
+                 std::make_move_iterator(others.end()));
+  const std::size_t offered = records.size();
+  const std::vector<TuningRecord> merged = merge_records(std::move(records));
+  report.records = merged.size();
+  report.conflicts = offered - merged.size();
+  report.text = export_text(merged);
   return report;
 }
 

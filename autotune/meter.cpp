@@ -94,7 +94,6 @@ void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
 
 std::size_t Meter::run(std::size_t id, const ReadyKernel& kernel, double us) {
   const Replay& replay = replay_of(id, kernel);
-  if (replay.us > kLongUs) num_samples = (num_samples + 2) / 3;
   const auto count =
       static_cast<std::size_t>(std::clamp(std::ceil(us / std::max(replay.us, 1.0)), 1.0, 1e5));
   for (std::size_t i = 0; i < count; ++i) replay.graph.launch(stream_);

@@ -8,12 +8,6 @@
 
 namespace quern {
 
-FamilyRegistry FamilyRegistry::shipped(HeaderMap templates) {
-  FamilyRegistry registry(std::move(templates));
-  for (auto& family : shipped_families(registry.templates())) registry.add(std::move(family));
-  return registry;
-}
-
 void FamilyRegistry::add(std::unique_ptr<const Family> family) {
   std::string name(family->name());
   families_.insert_or_assign(std::move(name), std::move(family));

@@ -77,16 +77,4 @@ std::vector<TuningRecord> all_records(const std::filesystem::path& root,
 std::vector<TuningRecord> system_records(const std::filesystem::path& root,
                                          const std::filesystem::path& system_root);
 
-/// One JSON document for people and other machines: {"quern_tuning": 1, "records": [...]}.
-ordered_json export_document(const std::vector<TuningRecord>& records);
-
-struct ImportResult {
-  std::vector<TuningRecord> accepted;  // marked imported
-  std::vector<std::string> refused;    // one sentence each
-};
-/// Reads an export document; entry by entry, a malformed one is refused with a sentence and the
-/// rest kept. Checks form only: whether a config lies in its template's space is the caller's to
-/// check. Throws InputError if the text is not such a document at all.
-ImportResult parse_import(const std::string& text);
-
 }  // namespace quern

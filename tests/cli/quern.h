@@ -19,6 +19,7 @@ class Quern {
     arguments.insert(arguments.begin(), QUERN_BINARY);
     // insert() keeps what a test has set.
     options.environment.insert({"QUERN_CACHE", (folder_.path() / "cache").string()});
+    options.environment.insert({"QUERN_SYSTEM_CACHE", ""});
     options.environment.insert({"CUDA_VISIBLE_DEVICES", ""});
     return run_process(arguments, options);
   }

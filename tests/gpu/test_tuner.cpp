@@ -7,6 +7,7 @@
 
 #include "autotune/gate.h"
 #include "autotune/import.h"
+#include "cache/exchange.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 #include "runtime/graph.h"
@@ -177,7 +178,7 @@ TEST_CASE("an imported record is gated before its first use") {
         template_hash(library.families().at("scale"), records[1].problem, records[1].config,
                       library.arch(), library.families().templates());
     const ImportReport report =
-        import_records(export_document(records).dump(), library.families(), folder.path());
+        import_records(export_text(records), library.families(), folder.path());
     CHECK_EQ(report.accepted, 2);
   }
   KernelLibrary library = open_library(gpu.context, folder.path());

@@ -1,5 +1,7 @@
 #include "autotune/import.h"
 
+#include "autotune/fingerprint.h"
+#include "cache/exchange.h"
 #include "runtime/base/error.h"
 #include "runtime/base/file.h"
 #include "tests/support/scale_family.h"
@@ -35,7 +37,7 @@ FamilyRegistry families() {
 }
 
 std::string document(const std::vector<TuningRecord>& records) {
-  return export_document(records).dump();
+  return export_text(records);
 }
 
 }  // namespace

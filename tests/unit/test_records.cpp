@@ -45,10 +45,6 @@ void write(const fs::path& file, const std::string& text) {
   std::ofstream(file, std::ios::binary) << text;
 }
 
-std::string import_text(const ordered_json& records) {
-  return ordered_json{{"quern_tuning", 1}, {"records", records}}.dump();
-}
-
 }  // namespace
 
 TEST_CASE("a record survives JSON in both directions, in order") {
@@ -261,72 +257,4 @@ TEST_CASE("a writer killed at any moment costs at most one line") {
     store.append(sample(1 << 20));
     CHECK(RecordStore(folder.path(), kFingerprint).find("gemm", sample(1 << 20).problem));
   }
-}
-
-TEST_CASE("an export imports again, marked") {
-  const std::string text = export_document({sample(1), sample(2)}).dump(2);
-  const ImportResult result = parse_import(text);
-  CHECK(result.refused.empty());
-  REQUIRE_EQ(result.accepted.size(), 2);
-  CHECK(result.accepted[0].imported);
-  CHECK_EQ(result.accepted[1].problem, sample(2).problem);
-}
-
-TEST_CASE("an import keeps what is good and says why the rest is not") {
-  ordered_json bad_time = to_json(sample());
-  bad_time["median_us"] = -3;
-  const ImportResult result =
-      parse_import(import_text({to_json(sample(1)), bad_time, 7, nullptr, to_json(sample(2))}));
-  CHECK_EQ(result.accepted.size(), 2);
-  REQUIRE_EQ(result.refused.size(), 3);
-  CHECK_EQ(result.refused[0],
-           "record 2 is refused: 'median_us' of a tuning record should be a number from 0 to "
-           "1e+12");
-}
-
-TEST_CASE("a key given twice is refused, since readers differ in which value counts") {
-  const std::string good = to_json(sample()).dump();
-  const auto document = [](const std::string& record) {
-    return "{\"quern_tuning\":1,\"records\":[" + record + "]}";
-  };
-  CHECK_EQ(parse_import(document(good)).accepted.size(), 1);
-  const std::string twice = "{\"family\":\"gemm\"," + good.substr(1);
-  CHECK_EQ(parse_import(document(twice)).refused.size(), 1);
-  std::string inside = good;
-  inside.replace(inside.find("\"tile_m\""), 0, "\"tile_m\":1,");
-  CHECK_EQ(parse_import(document(inside)).refused.size(), 1);
-  CHECK_THROWS_AS(parse_import("{\"records\":[]," + document(good).substr(1)), InputError);
-}
-
-TEST_CASE("hostile documents are refused without a crash") {
-  for (const std::string& text :
-       {std::string(), std::string("x"), std::string("[]"), std::string("{}"), std::string("1e999"),
-        std::string("{\"quern_tuning\":2,\"records\":[]}"), std::string("{\"quern_tuning\":1}"),
-        std::string("{\"quern_tuning\":1,\"records\":{}}"), std::string(1 << 20, '['),
-        std::string(1 << 20, '{'), std::string("\"\xff\""), std::string(3, '\0')})
-    CHECK_THROWS_AS(parse_import(text), InputError);
-
-  const std::string deep(100000, '['), closed(100000, ']');
-  const ImportResult nested = parse_import("{\"quern_tuning\":1,\"records\":[" + deep + closed +
-                                           ",{\"family\":" + deep + closed + "}]}");
-  CHECK(nested.accepted.empty());
-  CHECK_EQ(nested.refused.size(), 2);
-
-  const std::string text = import_text({to_json(sample(1)), to_json(sample(2))});
-  for (std::size_t size = 0; size < text.size(); ++size)
-    CHECK_THROWS_AS(parse_import(text.substr(0, size)), InputError);
-}
-
-TEST_CASE("very many entries and very many keys take time in proportion") {
-  std::string text = "{\"quern_tuning\":1,\"records\":[";
-  const std::string record = to_json(sample()).dump();
-  for (int i = 0; i < 100000; ++i) text += (i ? "," : "") + (i % 10 ? "{}" : record);
-  text += "]}";
-  const ImportResult many = parse_import(text);
-  CHECK_EQ(many.accepted.size(), 10000);
-  CHECK_EQ(many.refused.size(), 90000);
-
-  std::string wide = "{\"quern_tuning\":1,\"records\":[{";
-  for (int i = 0; i < 100000; ++i) wide += (i ? ",\"k" : "\"k") + std::to_string(i) + "\":1";
-  CHECK_EQ(parse_import(wide + "}]}").refused.size(), 1);
 }
