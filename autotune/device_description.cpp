@@ -7,7 +7,7 @@
 #include <cstdint>
 #include <string_view>
 
-#include "autotune/import.h"
+#include "autotune/fingerprint.h"
 #include "cache/parse_json.h"
 #include "runtime/base/error.h"
 

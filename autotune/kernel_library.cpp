@@ -260,4 +260,9 @@ void KernelLibrary::record(const TuningRecord& record) {
   ready_.erase(key_of(record.family, record.problem));
 }
 
+void KernelLibrary::note_record(const TuningRecord& record) {
+  records_.note(record);
+  ready_.erase(key_of(record.family, record.problem));
+}
+
 }  // namespace quern

@@ -112,6 +112,8 @@ class KernelLibrary : public KernelCatalog {
                                      const Params& config) override;
   /// Keeps a result; get() serves it from now on.
   void record(const TuningRecord& record) override;
+  /// Serves from now on what somebody else's tuner has recorded in the same cache.
+  void note_record(const TuningRecord& record);
 
   const Context& context() const { return context_; }
   /// Made on first use.

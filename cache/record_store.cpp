@@ -136,6 +136,10 @@ std::optional<TuningRecord> RecordStore::find(const std::string& family,
   return found->second;
 }
 
+void RecordStore::note(const TuningRecord& record) {
+  records_.insert_or_assign(key_of(record), record);
+}
+
 void RecordStore::append(std::span<const TuningRecord> records) {
   if (records.empty()) return;
   std::string lines;

@@ -51,6 +51,8 @@ class RecordStore {
   /// is malformed or of another fingerprint; then none is written.
   void append(const TuningRecord& record) { append(std::span(&record, 1)); }
   void append(std::span<const TuningRecord> records);
+  /// Counts a record that another store of the same cache has written since.
+  void note(const TuningRecord& record);
   /// Takes records that proved wrong out of force, those of the system cache too, until their
   /// problems are tuned again. Throws InputError as append() does.
   void drop(std::span<const TuningRecord> records);

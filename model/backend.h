@@ -14,6 +14,8 @@ struct GenerateOptions {
   std::int64_t max_new_tokens = 128;
   /// A generation ends with the first of these; ModelConfig::stop_token_ids are the model's own.
   std::vector<std::int32_t> stop_ids{};
+  /// Called before every step but the first, on a GPU with a step under way at most.
+  std::function<void()> between_steps{};
 };
 
 enum class FinishReason {

@@ -14,7 +14,7 @@ namespace {
 
 RegateReport regate(const Common& common, int ordinal) {
   GpuSession session({ordinal, cache_root(common), common.library_dirs, templates_of(common),
-                      common.system_cache});
+                      common.worker_command, common.system_cache});
   RecordStore store(cache_root(common), session.kernels().records().fingerprint(),
                     common.system_cache);
   ProgressLine line(common);

@@ -1,9 +1,12 @@
 #include <fmt/format.h>
 
 #include <charconv>
+#include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
+#include "autotune/background_tuner.h"
 #include "model/cli.h"
 #include "model/cli_tune.h"
 #include "model/table.h"
@@ -17,6 +20,7 @@ struct Options {
   std::string model, prompt, system;
   std::vector<std::int32_t> prompt_ids;
   bool chat = false;
+  std::string tune;
   int max_new_tokens = 128;
   SamplingParams sampling;
 };
@@ -83,6 +87,41 @@ ordered_json generation_json(Engine& engine, const TextGeneration& g) {
           {"defaulted", engine.gpu() ? engine.gpu()->kernels().counts().defaulted : 0}};
 }
 
+/// Tunes beside a generation that the engine's GPU is busy with, and swaps in what it finds.
+class BesideGeneration {
+ public:
+  BesideGeneration(Engine& engine, std::size_t prompt_tokens) : engine_(engine) {
+    if (!engine.gpu())
+      throw InputError("there is nothing to tune on the CPU: --tune needs a GPU");
+    tuner_ = tune_in_background(
+        engine.gpu()->kernels(), FamilyRegistry::shipped,
+        requests_of(engine.config(), {1}, {static_cast<int>(prompt_tokens)}));
+  }
+  void between_steps() {
+    if (!tuner_) return;
+    const bool last = tuner_->done();
+    if (!last) engine_.gpu_model()->stream().synchronize();
+    const auto found = tuner_->yield();
+    if (!found.empty()) {
+      engine_.gpu_model()->stream().synchronize();
+      for (const TuningRecord& record : found) engine_.gpu()->kernels().note_record(record);
+      engine_.gpu_model()->forget_graphs();
+      num_found_ += found.size();
+    }
+    if (!last) return;
+    if (const std::string why = tuner_->failure(); !why.empty())
+      note("tuning in the background ended: {}\n", why);
+    tuner_.reset();
+  }
+  std::size_t num_found() const { return num_found_; }
+  bool done() const { return !tuner_; }
+
+ private:
+  Engine& engine_;
+  std::unique_ptr<BackgroundTuner> tuner_;
+  std::size_t num_found_ = 0;
+};
+
 void run_run(const Common& common, const Options& options) {
   if (options.prompt.empty() && options.prompt_ids.empty())
     throw InputError("there is no prompt: give --prompt or --prompt-ids");
@@ -93,9 +132,16 @@ void run_run(const Common& common, const Options& options) {
   line.clear();
   show_kernels(common, engine);
   const auto prompt = prompt_of(engine, options, options.prompt);
-  const GenerateOptions generate{options.sampling, options.max_new_tokens, {}};
+  GenerateOptions generate{options.sampling, options.max_new_tokens, {}, {}};
+  std::optional<BesideGeneration> beside;
+  if (!options.tune.empty()) {
+    beside.emplace(engine, prompt.size());
+    generate.between_steps = [&beside] { beside->between_steps(); };
+  }
   if (common.json) {
-    print_json(generation_json(engine, engine.generate(prompt, generate)));
+    ordered_json document = generation_json(engine, engine.generate(prompt, generate));
+    if (beside) document["tuned_in_background"] = beside->num_found();
+    print_json(document);
     return;
   }
   // The prompt leads its continuation, once it is known to be fit for one.
@@ -106,8 +152,15 @@ void run_run(const Common& common, const Options& options) {
   });
   print_text(lead + "\n");
   std::string kernels;
+  if (beside)
+    note("{} problems were tuned meanwhile{}\n", beside->num_found(),
+         beside->done() ? ", which is all of them" : "; the next run goes on");
   if (engine.gpu()) {
     const KernelCounts& counts = engine.gpu()->kernels().counts();
+    if (counts.defaulted > 0 && !beside)
+      note("{} of the kernels were never tuned on this GPU and run as their defaults: `quern tune` "
+           "finds better ones, and so does `--tune background` while it answers\n",
+           counts.defaulted);
     kernels =
         fmt::format("; {} kernels compiled, {} from the cache; {} problems tuned, {} on defaults",
                     counts.compiled, counts.image_hits, counts.tuned, counts.defaulted);
@@ -171,7 +224,7 @@ void run_demo(const Common& common, const Options& options) {
   double tokens = 0, seconds = 0;
   for (const Prompt& p : prompts) {
     say(fmt::format("\n> {}\n", p.text));
-    const TextGeneration g = engine.generate(p.ids, {options.sampling, options.max_new_tokens, {}},
+    const TextGeneration g = engine.generate(p.ids, {options.sampling, options.max_new_tokens, {}, {}},
                                              [&](std::string_view text) {
                                                say(std::string(text));
                                                return true;
@@ -235,6 +288,10 @@ void add_run(CLI::App& app, Common& common) {
   command->add_flag("--chat", options->chat, "answer as the assistant");
   command->add_option("--system", options->system, "system message for --chat");
   add_sampling(*command, *options);
+  command
+      ->add_option("--tune", options->tune,
+                   "background: tune on the side, and use what is found from the next token on")
+      ->check(CLI::IsMember({"background"}));
   command->callback([&common, options] { run_run(common, *options); });
 }
 

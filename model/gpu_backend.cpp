@@ -37,6 +37,7 @@ Generation GpuBackend::generate(std::span<const std::int32_t> prompt,
   for (int position = first;; ++position) {
     const auto slot = static_cast<std::size_t>(position % 2);
     if (position < last) {
+      if (options.between_steps) options.between_steps();
       model_->decode(1);  // consumes `position`, chooses the next
       finished[slot ^ 1].record(model_->stream());
     }

@@ -58,7 +58,7 @@ TEST_CASE("compile fills the cache once") {
 }
 
 TEST_CASE("compile builds for a GPU that was described elsewhere") {
-  QUERN_SKIP_IF(!nvrtc_problem().empty(), nvrtc_problem());
+  QUERN_SKIP_IF(!test::nvrtc(), test::kNoNvrtc);
   const Quern quern;
   const std::string device = std::string(QUERN_SOURCE_DIR) + "/tests/data/h200.json";
   const std::vector<std::string> words{"compile", "--device-file", device, "--batch",
