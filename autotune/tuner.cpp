@@ -69,10 +69,26 @@ class Candidates {
  public:
   Candidates(KernelLibrary& library, const KernelRequest& request)
       : family_(library.families().at(request.family)), problem_(request.problem) {
-    add(library.default_config(family_, problem_));
-    for (const Params& config : library.seeds(family_, problem_)) add(config);
-    space_ = family_.ranked_space(problem_, library.arch());
-    for (const Params& config : space_.configs) add(config);
+    const Arch& arch = library.arch();
+    configs_.push_back(library.default_config(family_, problem_));
+    for (Params& config : library.seeds(family_, problem_))
+      if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
+        configs_.push_back(std::move(config));
+    std::vector<double> estimates_us;
+    for (const Params& config : configs_)
+      estimates_us.push_back(family_.estimate_us(problem_, config, arch));
+    const auto num_first = static_cast<std::ptrdiff_t>(configs_.size());
+    RankedSpace ranked = family_.ranked_space(problem_, arch);  // each of its configs once
+    for (std::size_t i = 0; i < ranked.configs.size(); ++i) {
+      const auto first_end = configs_.begin() + num_first;
+      if (std::find(configs_.begin(), first_end, ranked.configs[i]) != first_end) continue;
+      configs_.push_back(std::move(ranked.configs[i]));
+      estimates_us.push_back(ranked.estimates_us[i]);
+    }
+    num_points_ = ranked.num_points;
+    pruned_ = std::move(ranked.pruned);
+    space_ = search_space(configs_, std::move(estimates_us));
+    space_.num_first = static_cast<std::size_t>(num_first);
     for (const Params& config : configs_)
       refusals_.push_back(library.refusal(family_, problem_, config));
     submitted_.resize(configs_.size());
@@ -83,18 +99,20 @@ class Candidates {
   const Family& family() const { return family_; }
   const Params& problem() const { return problem_; }
   const std::vector<Params>& configs() const { return configs_; }
-  const RankedSpace& space() const { return space_; }
+  const SearchSpace& space() const { return space_; }
+  std::size_t num_points() const { return num_points_; }
+  const std::vector<Pruned>& pruned() const { return pruned_; }
   const std::optional<std::string>& refusal(std::size_t i) const { return refusals_[i]; }
 
   /// Begins the compiles of the oracle's kernel, if the oracle is one, and of the candidates that
-  /// the search will ask for.
+  /// the search will ask for first.
   void submit_ahead(const Arch& arch, const SearchOptions& options, Compiles& compiles) {
     if (const Params reference = family_.reference_config(problem_); !reference.is_null())
       reference_ticket_ = compiles.submit(compile_request(family_, problem_, reference, arch));
     std::vector<std::size_t> eligible;
     for (std::size_t i = 0; i < configs_.size(); ++i)
       if (!refusals_[i]) eligible.push_back(i);
-    submit(arch, choose_candidates(std::move(eligible), options), compiles);
+    submit(arch, choose_candidates(std::move(eligible), options, space_), compiles);
   }
   /// Begins the compiles of those that have not begun.
   void submit(const Arch& arch, std::span<const std::size_t> chosen, Compiles& compiles) {
@@ -115,15 +133,12 @@ class Candidates {
   }
 
  private:
-  void add(const Params& config) {
-    if (known_.insert(to_key(config)).second) configs_.push_back(config);
-  }
-
   const Family& family_;
   Params problem_;
-  RankedSpace space_;
+  SearchSpace space_;
+  std::size_t num_points_ = 0;
+  std::vector<Pruned> pruned_;
   std::vector<Params> configs_;
-  std::set<std::string> known_;
   std::vector<std::optional<std::string>> refusals_;
   std::vector<std::optional<std::size_t>> tickets_;
   std::optional<std::size_t> reference_ticket_;
@@ -145,8 +160,7 @@ class DeviceRunner : public TrialRunner {
     return candidates_.refusal(i);
   }
 
-  /// All of them begun by then, as the problem came into sight; should the lists ever differ, this
-  /// one holds.
+  /// The first wave has begun by then, as the problem came into sight.
   void announce(std::span<const std::size_t> chosen) override {
     candidates_.submit(library_.arch(), chosen, compiles_);
   }
@@ -277,15 +291,16 @@ class Tuner {
     if (found == candidates_.end()) return;
     Candidates& candidates = found->second;
     problem.configs = candidates.configs();
-    problem.num_points = candidates.space().num_points;
-    problem.pruned = candidates.space().pruned;
+    problem.num_points = candidates.num_points();
+    problem.pruned = candidates.pruned();
     try {
       candidates.load_reference(library_, compiles_);
       DeviceRunner runner(library_, candidates, compiles_);
       if (!std::exchange(warm_, true)) runner.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;
       search_options.deadline = deadline;
-      problem.search = search(candidates.configs().size(), runner, search_options);
+      problem.search = search(candidates.configs().size(), runner, search_options,
+                              candidates.space());
     } catch (const OutOfMemoryError& error) {
       problem.reason = error.what();
       return;
