@@ -1,5 +1,7 @@
 #include "autotune/problem_trials.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <utility>
@@ -28,6 +30,9 @@ class Stopwatch {
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
+/// A candidate that spills more is not worth the GPU's time; the default runs whatever it does.
+constexpr int kSpillBytes = 32;
+
 bool takes_a_process_down(TrialStatus status) {
   return status == TrialStatus::faulted || status == TrialStatus::timed_out ||
          status == TrialStatus::launch_failed;
@@ -45,10 +50,26 @@ TrialTimes& TrialTimes::operator+=(const TrialTimes& other) {
 
 Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
     : family_(catalog.families().at(request.family)), problem_(request.problem) {
-  add(catalog.default_config(family_, problem_));
-  for (const Params& config : catalog.seeds(family_, problem_)) add(config);
-  space_ = family_.ranked_space(problem_, catalog.arch());
-  for (const Params& config : space_.configs) add(config);
+  const Arch& arch = catalog.arch();
+  configs_.push_back(catalog.default_config(family_, problem_));
+  for (Params& config : catalog.seeds(family_, problem_))
+    if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
+      configs_.push_back(std::move(config));
+  std::vector<double> estimates_us;
+  for (const Params& config : configs_)
+    estimates_us.push_back(family_.estimate_us(problem_, config, arch));
+  const auto num_first = static_cast<std::ptrdiff_t>(configs_.size());
+  RankedSpace ranked = family_.ranked_space(problem_, arch);  // each of its configs once
+  for (std::size_t i = 0; i < ranked.configs.size(); ++i) {
+    const auto first_end = configs_.begin() + num_first;
+    if (std::find(configs_.begin(), first_end, ranked.configs[i]) != first_end) continue;
+    configs_.push_back(std::move(ranked.configs[i]));
+    estimates_us.push_back(ranked.estimates_us[i]);
+  }
+  num_points_ = ranked.num_points;
+  pruned_ = std::move(ranked.pruned);
+  space_ = search_space(configs_, std::move(estimates_us));
+  space_.num_first = static_cast<std::size_t>(num_first);
   for (const Params& config : configs_) {
     std::optional<Verdict>& refusal = refusals_.emplace_back();
     if (auto reason = catalog.refusal(family_, problem_, config))
@@ -60,10 +81,6 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
   tickets_.resize(configs_.size());
 }
 
-void Candidates::add(const Params& config) {
-  if (known_.insert(to_key(config)).second) configs_.push_back(config);
-}
-
 void Candidates::submit_ahead(const Arch& arch, const SearchOptions& options,
                               CompileQueue& compiles) {
   if (const Params reference = family_.reference_config(problem_); !reference.is_null())
@@ -71,7 +88,7 @@ void Candidates::submit_ahead(const Arch& arch, const SearchOptions& options,
   std::vector<std::size_t> eligible;
   for (std::size_t i = 0; i < configs_.size(); ++i)
     if (!refusals_[i]) eligible.push_back(i);
-  submit(arch, choose_candidates(std::move(eligible), options), compiles);
+  submit(arch, choose_candidates(std::move(eligible), options, space_), compiles);
 }
 
 void Candidates::submit(const Arch& arch, std::span<const std::size_t> chosen,
@@ -131,6 +148,9 @@ Verdict ProblemTrials::compile(std::size_t i) {
     outcome = compiles_.take(*ticket);
     if (!outcome->kernel) return {TrialStatus::compile_failed, outcome->error, 0};
     state.key = outcome->kernel->key;
+    if (const int spilled = outcome->kernel->image.report.spill_store_bytes;
+        i != 0 && spilled > kSpillBytes)
+      return {TrialStatus::rejected, fmt::format("{} bytes of registers are spilled", spilled), 0};
   }
   {
     const std::lock_guard lock(stores_.mutex);

@@ -2,7 +2,6 @@
 #include <functional>
 #include <mutex>
 #include <optional>
-#include <set>
 #include <span>
 #include <string>
 #include <vector>
@@ -23,7 +22,9 @@ class Candidates {
   const Family& family() const { return family_; }
   const Params& problem() const { return problem_; }
   const std::vector<Params>& configs() const { return configs_; }
-  const RankedSpace& space() const { return space_; }
+  const SearchSpace& space() const { return space_; }
+  std::size_t num_points() const { return num_points_; }  // of the declared space, before pruning
+  const std::vector<Pruned>& pruned() const { return pruned_; }
   /// A verdict of rejected or blocked, or nothing.
   const std::optional<Verdict>& refusal(std::size_t i) const { return refusals_[i]; }
 
@@ -38,13 +39,12 @@ class Candidates {
   void wait_for_reference(CompileQueue& compiles) const;
 
  private:
-  void add(const Params& config);
-
   const Family& family_;
   Params problem_;
-  RankedSpace space_;
+  SearchSpace space_;
+  std::size_t num_points_ = 0;
+  std::vector<Pruned> pruned_;
   std::vector<Params> configs_;
-  std::set<std::string> known_;
   std::vector<std::optional<Verdict>> refusals_;
   std::vector<std::optional<std::size_t>> tickets_;
   std::optional<std::size_t> reference_ticket_;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <numeric>
 #include <random>
 #include <utility>
@@ -38,11 +39,76 @@ Ratio compare(std::span<const double> a, std::span<const double> b) {
   return {t.median_us, t.num_samples < 8 ? 0.05 : 1.96 * standard_error};
 }
 
+/// The analytic model corrected by what has been timed, and what it makes the search try next.
+class Preference {
+ public:
+  Preference(std::size_t num_candidates, const SearchSpace& space)
+      : surrogate_(num_candidates, space), num_first_(space.num_first) {}
+
+  /// The first wave, in ascending order of what is expected.
+  std::vector<std::size_t> first(std::vector<std::size_t> open, std::size_t count) {
+    std::vector<std::size_t> out;
+    while (!open.empty() && open.front() < num_first_ && out.size() < count) {
+      surrogate_.believe(open.front());
+      out.push_back(open.front());
+      open.erase(open.begin());
+    }
+    append_promising(std::move(open), count - out.size(), out);
+    return out;
+  }
+
+  /// A further wave, given the times of those `timed`, the deviation of their logarithms, those that
+  /// `failed`, and those that are `waiting` for their turn.
+  std::vector<std::size_t> next(std::vector<std::size_t> open, std::size_t count,
+                                std::span<const std::pair<std::size_t, double>> timed,
+                                double deviation, std::span<const std::size_t> failed,
+                                std::span<const std::size_t> waiting) {
+    surrogate_.reset();
+    double slowest = 0;
+    for (const auto& [candidate, us] : timed) {
+      surrogate_.observe(candidate, us, deviation);
+      slowest = std::max(slowest, us);
+    }
+    // A failure says that its like may fail too: worth as much as being slow.
+    if (slowest > 0)
+      for (const std::size_t candidate : failed) surrogate_.observe(candidate, slowest, kDoubt);
+    for (const std::size_t candidate : waiting) surrogate_.believe(candidate);
+    std::vector<std::size_t> out;
+    append_promising(std::move(open), count, out);
+    return out;
+  }
+
+ private:
+  static constexpr double kOptimism = 1.0;  // standard deviations
+  static constexpr double kDoubt = 0.5;     // of the logarithm of a failure's time
+
+  void append_promising(std::vector<std::size_t> open, std::size_t count,
+                        std::vector<std::size_t>& out) {
+    for (; count > 0 && !open.empty(); --count) {
+      const std::size_t best = surrogate_.most_promising(open, kOptimism);
+      surrogate_.believe(best);
+      out.push_back(best);
+      std::erase(open, best);
+    }
+  }
+
+  Surrogate surrogate_;
+  std::size_t num_first_;
+};
+
+constexpr std::size_t kFirstShare = 2;     // the first wave is this part of what is allowed
+constexpr std::size_t kFurtherWaves = 3;
+
+bool learns(const SearchOptions& options, const SearchSpace& space) {
+  return options.strategy == SearchStrategy::ranked && !space.tells_nothing();
+}
+
 /// The search in progress: one Trial and one list of samples for every candidate.
 class Search {
  public:
-  Search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options)
-      : runner_(runner), options_(options), samples_(num_candidates) {
+  Search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options,
+         const SearchSpace& space)
+      : runner_(runner), options_(options), space_(space), samples_(num_candidates) {
     result_.trials.resize(num_candidates);
     for (std::size_t i = 0; i < num_candidates; ++i) result_.trials[i].candidate = i;
   }
@@ -97,30 +163,79 @@ class Search {
     return verdict.status == TrialStatus::ok;
   }
 
-  /// Step 1: the candidates that work, each timed a few times.
+  /// Step 1: the candidates that work, each timed a few times unless it is beaten at once.
   std::vector<std::size_t> qualify() {
     std::vector<std::size_t> eligible;
-    for (Trial& t : result_.trials) {
-      if (auto reason = runner_.reject_reason(t.candidate)) {
+    for (Trial& t : result_.trials)
+      if (auto reason = runner_.reject_reason(t.candidate))
         t.verdict = {TrialStatus::rejected, *std::move(reason), 0};
-      } else {
-        t.verdict = {TrialStatus::skipped,
-                     fmt::format("only {} are compiled", options_.max_compiled), 0};
+      else
         eligible.push_back(t.candidate);
+    const std::size_t allowed = allowed_candidates(eligible.size(), options_);
+    for (const std::size_t c : eligible)
+      trial(c).verdict = {TrialStatus::skipped, fmt::format("only {} are compiled", allowed), 0};
+    std::vector<std::size_t> queue = choose_candidates(eligible, options_, space_);
+    for (const std::size_t c : queue) std::erase(eligible, c);
+    runner_.announce(queue);
+    std::optional<Preference> preference;
+    if (learns(options_, space_) && queue.size() < allowed)
+      preference.emplace(samples_.size(), space_);
+    const std::size_t wave =
+        std::max<std::size_t>(1, (allowed - std::min(allowed, queue.size())) / kFurtherWaves);
+
+    std::vector<std::size_t> alive, failed;
+    double best_us = std::numeric_limits<double>::infinity();
+    for (std::size_t turn = 0; turn < queue.size(); ++turn) {
+      const std::size_t c = queue[turn];
+      if (turn > 0 && !alive.empty() && late()) {
+        for (; turn < queue.size(); ++turn)
+          trial(queue[turn]).verdict = {TrialStatus::skipped, "the time was up", 0};
+        break;
       }
-    }
-    const std::vector<std::size_t> chosen = choose_candidates(std::move(eligible), options_);
-    for (const std::size_t c : chosen) trial(c).verdict = {};
-    runner_.announce(chosen);
-    std::vector<std::size_t> alive;
-    for (const std::size_t c : chosen) {
-      if (c != chosen.front() && !alive.empty() && late()) {
-        trial(c).verdict = {TrialStatus::skipped, "the time was up", 0};
-        continue;
+      trial(c).verdict = {};
+      if (!build_and_gate(c) || !measure(c, 1)) {
+        failed.push_back(c);
+      } else if (c == 0 || samples_[c].front() < options_.hopeless * best_us) {
+        if (options_.quick_samples < 2 || measure(c, options_.quick_samples - 1)) {
+          alive.push_back(c);
+          best_us = std::min(best_us, median(c));
+        } else {
+          failed.push_back(c);
+        }
       }
-      if (build_and_gate(c) && measure(c, options_.quick_samples)) alive.push_back(c);
+      // The next wave compiles while the rest of this one is measured.
+      if (!preference || queue.size() >= allowed || queue.size() - turn - 1 > wave / 2) continue;
+      const auto waiting = std::span(queue).subspan(turn + 1);
+      const std::vector<std::size_t> more =
+          preference->next(eligible, std::min(wave, allowed - queue.size()), timed(),
+                           deviation(alive), failed, waiting);
+      if (more.empty()) continue;
+      for (const std::size_t chosen : more) std::erase(eligible, chosen);
+      runner_.announce(more);
+      queue.insert(queue.end(), more.begin(), more.end());
     }
     return alive;
+  }
+
+  /// Median times so far.
+  std::vector<std::pair<std::size_t, double>> timed() const {
+    std::vector<std::pair<std::size_t, double>> out;
+    for (std::size_t c = 0; c < samples_.size(); ++c)
+      if (!samples_[c].empty()) out.emplace_back(c, median(c));
+    return out;
+  }
+
+  /// Standard deviation of the logarithm of a quick median: the typical one of the candidates.
+  double deviation(const std::vector<std::size_t>& candidates) const {
+    std::vector<double> relative;
+    for (const std::size_t c : candidates) {
+      const Timing t = summarize(samples_[c]);
+      if (t.num_samples >= 3) relative.push_back(t.spread_us / t.median_us);
+    }
+    constexpr double kLeast = 0.01, kMost = 0.2, kUsual = 0.03, kHalfIqr = 0.6745;
+    if (relative.empty()) return kUsual;
+    const double each = summarize(relative).median_us / kHalfIqr;
+    return std::clamp(each / std::sqrt(options_.quick_samples), kLeast, kMost);
   }
 
   /// Step 2: down to the finalists, the default among them.
@@ -238,6 +353,7 @@ class Search {
 
   TrialRunner& runner_;
   const SearchOptions& options_;
+  const SearchSpace& space_;
   std::vector<std::vector<double>> samples_;
   SearchResult result_;
 };
@@ -295,18 +411,31 @@ std::optional<SearchStrategy> parse_search_strategy(std::string_view text) {
   return std::nullopt;
 }
 
+std::size_t allowed_candidates(std::size_t num_eligible, const SearchOptions& options) {
+  if (options.strategy == SearchStrategy::exhaustive) return num_eligible;
+  const auto share =
+      static_cast<std::size_t>(options.max_share * static_cast<double>(num_eligible));
+  return std::min({num_eligible, options.max_compiled, std::max(share, options.min_compiled)});
+}
+
 std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
-                                           const SearchOptions& options) {
-  if (options.strategy == SearchStrategy::exhaustive || eligible.size() <= options.max_compiled)
-    return eligible;
+                                           const SearchOptions& options,
+                                           const SearchSpace& space) {
+  const std::size_t allowed = allowed_candidates(eligible.size(), options);
+  if (allowed == eligible.size()) return eligible;
+  if (learns(options, space)) {
+    const std::size_t num_candidates = std::max(space.estimates_us.size(), space.levels.size());
+    const std::size_t count = std::max<std::size_t>(1, (allowed + 1) / kFirstShare);
+    return Preference(num_candidates, space).first(std::move(eligible), count);
+  }
   if (options.strategy == SearchStrategy::random) {
     // A partial shuffle by hand: std::sample and std::shuffle differ between standard libraries.
     // The order drawn is kept, so that what a deadline leaves is a random sample too.
     std::mt19937 random(options.seed);
-    for (std::size_t i = eligible.front() == 0 ? 1 : 0; i < options.max_compiled; ++i)
+    for (std::size_t i = eligible.front() == 0 ? 1 : 0; i < allowed; ++i)
       std::swap(eligible[i], eligible[i + random() % (eligible.size() - i)]);
   }
-  eligible.resize(options.max_compiled);
+  eligible.resize(allowed);
   return eligible;
 }
 
@@ -317,8 +446,9 @@ Timing summarize(std::vector<double> samples) {
           static_cast<int>(samples.size())};
 }
 
-SearchResult search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options) {
-  return Search(num_candidates, runner, options).run();
+SearchResult search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options,
+                    const SearchSpace& space) {
+  return Search(num_candidates, runner, options, space).run();
 }
 
 }  // namespace quern

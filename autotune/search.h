@@ -8,6 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "autotune/surrogate.h"
+
 namespace quern {
 
 /// How a candidate fared. After KTT's result statuses (KTT:Source/Api/Output/ResultStatus.h).
@@ -50,7 +52,8 @@ class TrialRunner {
   virtual ~TrialRunner() = default;
   /// Why this candidate need not be compiled, or nothing.
   virtual std::optional<std::string> reject_reason(std::size_t candidate) = 0;
-  /// Told once which candidates will be asked for, in order, so that compiles can run ahead.
+  /// Told which candidates will be asked for next, in order, so that compiles can run ahead: first
+  /// of all what choose_candidates() says, then of each further wave before the last one is through.
   virtual void announce(std::span<const std::size_t> candidates) = 0;
   virtual Verdict compile(std::size_t candidate) = 0;
   /// Checks the outputs against the oracle.
@@ -62,11 +65,12 @@ class TrialRunner {
 };
 
 /// Which of the candidates are compiled and timed. The other two are there to judge `ranked`: what
-/// it misses of the whole space, and what the order of preference is worth.
+/// it misses of the whole space, and what the model behind it is worth.
 enum class SearchStrategy {
-  ranked,      // the first max_compiled in order of preference
-  exhaustive,  // all of them, max_compiled notwithstanding
-  random,      // the default and a sample of the others, max_compiled together
+  ranked,      // as many as allowed_candidates(): the model's favourites, then in waves what the
+               // model, corrected by their times, prefers
+  exhaustive,  // all of them
+  random,      // the default and a sample of the others, as many as allowed_candidates()
 };
 /// "ranked", ...: the spelling of the command line.
 std::string_view name(SearchStrategy strategy);
@@ -76,7 +80,11 @@ struct SearchOptions {
   SearchStrategy strategy = SearchStrategy::ranked;
   std::uint32_t seed = 1;                // of the random strategy
   std::size_t max_compiled = 40;         // candidates that get as far as the compiler
+  double max_share = 0.2;                // of the candidates that do, if there are many
+  std::size_t min_compiled = 8;          // where that share is less
   int quick_samples = 3;                 // of every candidate that passes the gate
+  /// A candidate whose first sample is slower than the best so far by more gets no second one.
+  double hopeless = 1.6;
   std::size_t finalists = 4;             // besides the default
   int min_rounds = 15, max_rounds = 61;  // of the interleaved final
   /// The final ends early when the 95% band of every finalist's ratio to the leader is narrower.
@@ -87,11 +95,16 @@ struct SearchOptions {
   std::chrono::steady_clock::time_point deadline = std::chrono::steady_clock::time_point::max();
 };
 
-/// Those of `eligible` (ascending) that a search with these options compiles, in the order in which
-/// it asks for them, the default first if it is eligible. The same for the same arguments, so that
-/// compiles can begin before the search does.
+/// How many of so many eligible candidates a search with these options compiles.
+std::size_t allowed_candidates(std::size_t num_eligible, const SearchOptions& options);
+
+/// Those of `eligible` (ascending) that a search with these options asks for first, in this order,
+/// the default first if it is eligible; all that it will ask for, unless the strategy is `ranked` and
+/// `space` tells it anything. The same for the same arguments, so that compiles can begin before the
+/// search does.
 std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
-                                           const SearchOptions& options);
+                                           const SearchOptions& options,
+                                           const SearchSpace& space = {});
 
 struct Trial {
   std::size_t candidate = 0;
@@ -111,21 +124,22 @@ struct SearchResult {
 
 /// Finds the fastest of `num_candidates`:
 ///
-///  1. The candidates that choose_candidates() picks from those that are not rejected are built,
-///     gated against the oracle and timed a few times each.
-///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often
-///  as
+///  1. Candidates that are not rejected are built, gated against the oracle and timed a few times
+///     each: first those that choose_candidates() picks, which are the analytic model's favourites,
+///     no two much alike, and the default. What the model got wrong is learned from their times
+///     (autotune/surrogate.h), and what it then expects most of comes next, in waves, each
+///     announced before the last one is through.
+///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often as
 ///     before, until the finalists are left. The default always stays in.
-///  3. In the final everybody runs once a round, the order of a round being the last one's
-///  reversed,
+///  3. In the final everybody runs once a round, the order of a round being the last one's reversed,
 ///     so that drifting clocks touch all alike; the last places drop out once that is certain.
-///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot
-///  be
+///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot be
 ///     told from 1 (95% band of the median of the rounds' ratios), or gains less than min_gain, is
 ///     a tie, and ties go to the default first, then to the earlier candidate: two tunes of the
 ///     same GPU then agree, and the default is left only for a real gain.
 ///
 /// Deterministic given what `runner` answers. Exceptions of `runner` travel on.
-SearchResult search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options);
+SearchResult search(std::size_t num_candidates, TrialRunner& runner, const SearchOptions& options,
+                    const SearchSpace& space = {});
 
 }  // namespace quern

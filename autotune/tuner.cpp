@@ -176,8 +176,8 @@ class Tuner {
     Candidates* const candidates = candidates_of(problem);
     if (!candidates) return;
     problem.configs = candidates->configs();
-    problem.num_points = candidates->space().num_points;
-    problem.pruned = candidates->space().pruned;
+    problem.num_points = candidates->num_points();
+    problem.pruned = candidates->pruned();
     try {
       candidates->wait_for_reference(compiles_);
       ProblemTrials trials(stores_, *candidates, compiles_, bench,
@@ -185,7 +185,8 @@ class Tuner {
       if (!warm) trials.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;
       search_options.deadline = deadline;
-      problem.search = search(candidates->configs().size(), trials, search_options);
+      problem.search = search(candidates->configs().size(), trials, search_options,
+                              candidates->space());
       problem.num_resumed = trials.num_resumed();
       problem.times = trials.times();
       tell_blocked(*candidates, problem.search);

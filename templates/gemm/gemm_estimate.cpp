@@ -106,7 +106,7 @@ double library_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;
   const double dram = (2 * (m * k + n * k) + out_bytes * m * n) / (0.92 * arch.dram_gbps * 1e3);
   const double math = 2 * m * n * k / (0.78 * arch.tensor_tflops * 1e6);
-  constexpr double kOverheadUs = 4.5, kPerRank = 0.004;
+  constexpr double kOverheadUs = 5.2, kPerRank = 0.004;
   return (kOverheadUs + overlapped({dram, math})) * (1 + kPerRank * c.algorithm);
 }
 

@@ -171,21 +171,23 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
   if (!problem.reduces || problem.column) return std::nullopt;
   const std::int64_t share = share_of(problem, std::max(1, config.threads_per_row),
                                       std::max(1, config.cluster), std::max(1, config.vector));
-  if (config.keep == "registers" &&
-      !fits_registers(problem, share, std::max(1, config.threads), arch))
+  const int threads_on_sm = std::max(1, config.threads) * std::max(1, config.blocks_per_sm);
+  // A bound leaves nothing beyond itself for addresses and reductions, and rows in turn are loaded
+  // ahead of the one at hand.
+  const std::int64_t more = (config.blocks_per_sm > 0 ? 6 : 0) + (config.turns > 1 ? share / 4 : 0);
+  if (config.keep == "registers" && !fits_registers(problem, share + more, threads_on_sm, arch))
     return fmt::format("{} threads have too few registers to keep {} elements of a row each",
-                       config.threads, share);
+                       threads_on_sm, share);
   if (config.keep == "packed") {
     // What was loaded, the elements at hand in f32 and as they are stored, and the rest.
     constexpr double rest = 24;
     const double wanted =
         static_cast<double>(share) * problem.loaded_bytes / 4 + 2.0 * config.vector + rest;
-    const int threads = config.threads * std::max(1, config.blocks_per_sm);
-    if (wanted > std::min<double>(kMaxRegisters, arch.registers_per_sm / std::max(1, threads)))
+    if (wanted > std::min<double>(kMaxRegisters, arch.registers_per_sm / threads_on_sm))
       return fmt::format(
           "{} threads on an SM have too few registers to hold {} elements of a row "
           "each",
-          threads, share);
+          threads_on_sm, share);
   }
   const std::int64_t accesses = divide_up(problem.row, std::max(1, config.vector));
   const std::int64_t sharing = std::int64_t{config.threads_per_row} * config.cluster;

@@ -147,7 +147,8 @@ double predicted_us(const SamplingProblem& p, const SamplingConfig& c, const Arc
 /// One trip of every thread for one sequence; the more sequences there are, the fewer blocks each
 /// needs to fill the GPU, and the more the widest block helps those with filters.
 SamplingConfig usual_config(const SamplingProblem& p, const Arch& arch) {
-  SamplingConfig config{p.batch > 1 ? 1024 : 256, 1, arch.has_pdl()};
+  const bool small = p.vocab_size < (1 << 14);
+  SamplingConfig config{small ? 256 : p.batch > 1 ? 1024 : 512, 1, arch.has_pdl()};
   for (const int blocks : kBlocks) {
     const SamplingConfig wider{config.threads, blocks, config.pdl};
     if (!wasteful(p, wider) && blocks * p.batch <= std::max(arch.num_sms, 4 * p.batch))

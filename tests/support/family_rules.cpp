@@ -29,11 +29,9 @@ void check_family_rules(const Family& family, const Params& problem) {
     CHECK_EQ(points, ranked.num_points);
     CHECK_EQ(configs.front(), family.default_config(problem, arch));
     REQUIRE_EQ(ranked.estimates_us.size(), configs.size());
-    for (std::size_t i = 0; i < configs.size(); ++i) {
-      CHECK_GT(ranked.estimates_us[i], 0);
-      CHECK_LT(ranked.estimates_us[i], 1e9);
-      if (i > 1) CHECK_LE(ranked.estimates_us[i - 1], ranked.estimates_us[i]);
-    }
+    CHECK(std::all_of(ranked.estimates_us.begin(), ranked.estimates_us.end(),
+                      [](double us) { return us > 0 && us < 1e9; }));
+    CHECK(std::is_sorted(ranked.estimates_us.begin() + 1, ranked.estimates_us.end()));
     CHECK_EQ(family.estimate_us(problem, configs.back(), arch), ranked.estimates_us.back());
     configs = spread(std::move(configs), 40);
     if (!family.reference_config(problem).is_null())
