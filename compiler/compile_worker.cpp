@@ -29,6 +29,8 @@ using Fields = std::vector<std::string>;
 
 // A worker that is killed from outside while it starts says nothing against the next one.
 constexpr int kStarts = 3;
+// It loads NVRTC, perhaps over a network.
+constexpr auto kStartPatience = std::chrono::seconds(60);
 // How soon an abandoned compile ends.
 constexpr auto kSlice = std::chrono::milliseconds(20);
 
@@ -95,8 +97,8 @@ CompileWorker::CompileWorker(CompileWorkerOptions options, const std::string& gr
       abandoned_(abandoned) {}
 
 /// Nothing: the process is late.
-std::optional<std::string> CompileWorker::wait_for_answer() {
-  const auto deadline = Clock::now() + options_.deadline;
+std::optional<std::string> CompileWorker::wait_for_answer(std::chrono::milliseconds patience) {
+  const auto deadline = Clock::now() + patience;
   while (!abandoned_) {
     if (auto answer = process_->receive(std::min(deadline, Clock::now() + kSlice))) return answer;
     if (Clock::now() >= deadline) return std::nullopt;
@@ -109,7 +111,7 @@ void CompileWorker::try_to_start() {
   process_.emplace(
       ChildOptions{.command = options_.command, .max_memory_bytes = options_.max_memory});
   process_->send(greeting_);
-  const auto answer = wait_for_answer();
+  const auto answer = wait_for_answer(kStartPatience);
   if (!answer) throw WorkerUnavailable("a compile worker does not answer");
   const auto fields = unpack_fields(*answer);
   if (!fields || fields->size() != 2)
@@ -146,7 +148,7 @@ KernelImage CompileWorker::compile(const CompileRequest& request) {
   std::optional<Fields> fields;
   try {
     process_->send(to_message(request));
-    const auto answer = wait_for_answer();
+    const auto answer = wait_for_answer(options_.deadline);
     if (!answer) {
       const std::string printed = process_->error_output();
       process_.reset();

@@ -21,7 +21,7 @@ class WorkerUnavailable : public Error {
 struct CompileWorkerOptions {
   /// Starts a process that calls serve_compiles().
   std::vector<std::string> command;
-  /// For the start of a process, and for each compile.
+  /// For each compile.
   std::chrono::milliseconds deadline = std::chrono::seconds(60);
   /// Of one process, in bytes of private memory.
   std::size_t max_memory = std::size_t{2} << 30;
@@ -46,7 +46,7 @@ class CompileWorker {
  private:
   void start();
   void try_to_start();
-  std::optional<std::string> wait_for_answer();
+  std::optional<std::string> wait_for_answer(std::chrono::milliseconds patience);
   bool has_outgrown_its_bound() const;
 
   const CompileWorkerOptions options_;

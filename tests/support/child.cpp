@@ -62,7 +62,7 @@ int compile_worker() {
         }
         if (request.name == "exit") ::_exit(3);
         if (request.name == "hang") std::this_thread::sleep_for(std::chrono::hours(1));
-        if (request.name == "slow") std::this_thread::sleep_for(std::chrono::milliseconds(500));
+        if (request.name == "slow") std::this_thread::sleep_for(std::chrono::seconds(1));
         if (request.name == "leak") {
           static std::vector<char> leaked;
           leaked.resize(std::size_t{300} << 20, 'x');

