@@ -8,6 +8,7 @@
 
 #include "autotune/fingerprint.h"
 #include "autotune/search.h"
+#include "cache/grade.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -20,7 +21,8 @@ Kinship kinship(const TuningRecord& record, const BuildTarget& target) {
   if (target.fingerprint.is_object()) {
     if (fingerprint_hash(record.fingerprint) == fingerprint_hash(target.fingerprint))
       return Kinship::same;
-    if (same_model(record.fingerprint, target.fingerprint)) return Kinship::same_model;
+    if (grade(target.fingerprint, record.fingerprint) == DeviceMatch::same_device)
+      return Kinship::same_model;
   }
   try {
     if (arch_of_fingerprint(record.fingerprint).name() == target.arch.name())

@@ -5,23 +5,12 @@
 #include <algorithm>
 #include <utility>
 
+#include "cache/grade.h"
 #include "cache/system_cache.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 
 namespace quern {
-
-bool same_model(const ordered_json& a, const ordered_json& b) {
-  const auto model = [](const ordered_json& fingerprint) {
-    json out = fingerprint;
-    if (out.is_object()) {
-      out.erase("driver");
-      out.erase("power_limit_w");
-    }
-    return out;
-  };
-  return model(a) == model(b);
-}
 
 std::string KernelCatalog::key_of(std::string_view family, const Params& problem) {
   return fmt::format("{} {}", family, to_key(problem));
@@ -41,7 +30,9 @@ KernelCatalog::KernelCatalog(const Arch& arch, const ordered_json& fingerprint,
     log(LogLevel::warning, *problem);
   const std::string own = fingerprint_hash(records_.fingerprint());
   for (TuningRecord& record : all_records(options_.cache_root, nullptr, options_.system_cache_root))
-    if (fingerprint_hash(record.fingerprint) != own) {
+    // Of another architecture only what somebody asked for by importing it all the same.
+    if (fingerprint_hash(record.fingerprint) != own &&
+        (record.imported || grade(records_.fingerprint(), record.fingerprint) != DeviceMatch::other)) {
       std::string key = key_of(record.family, record.problem);
       foreign_.emplace(std::move(key), std::move(record));
     }
@@ -105,7 +96,8 @@ std::vector<Params> KernelCatalog::seeds(const Family& family, const Params& pro
   for (auto entry = first; entry != last; ++entry) found.push_back(&entry->second);
   std::stable_partition(found.begin() + static_cast<long>(num_own), found.end(),
                         [&](const TuningRecord* record) {
-                          return same_model(record->fingerprint, records_.fingerprint());
+                          return grade(fingerprint(), record->fingerprint) ==
+                                 DeviceMatch::same_device;
                         });
   std::vector<Params> configs;
   for (const TuningRecord* record : found)

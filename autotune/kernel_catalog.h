@@ -68,8 +68,8 @@ class KernelCatalog {
   Params default_config(const Family& family, const Params& problem);
   /// A record that can be used without a further look: of this GPU, up to date, gated.
   std::optional<TuningRecord> valid_record(const Family& family, const Params& problem);
-  /// Configs recorded for this problem that are no valid record: of other GPUs, of older templates,
-  /// imported. Starting points for the tuner; legal here, most trusted first.
+  /// Configs recorded for this problem that are no valid record: of other GPUs of the same architecture, of
+  /// older templates, imported. Starting points for the tuner; legal here, most trusted first.
   std::vector<Params> seeds(const Family& family, const Params& problem);
   /// Keeps a result on disk.
   virtual void record(const TuningRecord& record);
@@ -104,8 +104,5 @@ class KernelCatalog {
   std::multimap<std::string, TuningRecord> foreign_;  // of other GPUs, by family and problem
   KernelCounts counts_;
 };
-
-/// True if both fingerprints name the same model of GPU: all is equal but driver and power limit.
-bool same_model(const ordered_json& a, const ordered_json& b);
 
 }  // namespace quern

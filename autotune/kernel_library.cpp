@@ -7,6 +7,7 @@
 
 #include "autotune/gate.h"
 #include "autotune/trial_tools.h"
+#include "cache/grade.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
 
@@ -109,7 +110,7 @@ std::optional<TuningRecord> KernelLibrary::adopt(const Family& family, const Par
   if (!record || !record->imported) {
     const auto [first, last] = foreign_.equal_range(key_of(family.name(), problem));
     const auto found = std::find_if(first, last, [&](const auto& entry) {
-      return same_model(entry.second.fingerprint, records_.fingerprint());
+      return grade(fingerprint(), entry.second.fingerprint) == DeviceMatch::same_device;
     });
     if (found == last) return std::nullopt;
     record = found->second;
