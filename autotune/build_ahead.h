@@ -18,11 +18,12 @@ struct BuildReport {
 
 /// Builds images for a GPU that need not be here: for every problem the config recorded for such a
 /// GPU (any fingerprint of the architecture) and the default, or with `all_candidates` also what a
-/// tuner there would try first. Library routines need none. `progress` is told of every image that is
-/// ready or has failed. Throws InputError for an unknown family.
-BuildReport build_ahead(const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
-                        std::span<const KernelRequest> requests, const Arch& arch,
-                        bool all_candidates, int compile_threads = 0,
-                        const std::function<void(std::size_t done, std::size_t total)>& progress = {});
+/// tuner there would try first. Library routines need none. `progress` is told of every image that
+/// is ready or has failed. Throws InputError for an unknown family.
+BuildReport build_ahead(
+    const FamilyRegistry& families, const Nvrtc& nvrtc, ImageStore& images,
+    std::span<const KernelRequest> requests, const Arch& arch, bool all_candidates,
+    int compile_threads = 0,
+    const std::function<void(std::size_t done, std::size_t total)>& progress = {});
 
 }  // namespace quern

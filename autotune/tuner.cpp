@@ -299,8 +299,8 @@ class Tuner {
       if (!std::exchange(warm_, true)) runner.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_.search;
       search_options.deadline = deadline;
-      problem.search = search(candidates.configs().size(), runner, search_options,
-                              candidates.space());
+      problem.search =
+          search(candidates.configs().size(), runner, search_options, candidates.space());
     } catch (const OutOfMemoryError& error) {
       problem.reason = error.what();
       return;

@@ -38,14 +38,16 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
     if (latest.num_points > 0) {
       std::string pruned;
       for (const Pruned& reason : latest.pruned)
-        pruned += fmt::format("{} {}: {}", pruned.empty() ? ", less" : ",", reason.count, reason.reason);
+        pruned +=
+            fmt::format("{} {}: {}", pruned.empty() ? ", less" : ",", reason.count, reason.reason);
       note("  {} points{}\n", latest.num_points, pruned);
     }
     for (const Trial& trial : latest.search.trials)
-      if (trial.verdict.status != TrialStatus::skipped) note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
-           trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
-           to_text(latest.configs[trial.candidate]),
-           trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
+      if (trial.verdict.status != TrialStatus::skipped)
+        note("  {:<12} {:>10} {}{}\n", name(trial.verdict.status),
+             trial.timing.num_samples > 0 ? fmt::format("{:.2f} us", trial.timing.median_us) : "",
+             to_text(latest.configs[trial.candidate]),
+             trial.verdict.reason.empty() ? "" : ": " + trial.verdict.reason);
   };
   return tune(library, requests, options);
 }
