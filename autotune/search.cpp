@@ -57,8 +57,8 @@ class Preference {
     return out;
   }
 
-  /// A further wave, given the times of those `timed`, the deviation of their logarithms, those that
-  /// `failed`, and those that are `waiting` for their turn.
+  /// A further wave, given the times of those `timed`, the deviation of their logarithms, those
+  /// that `failed`, and those that are `waiting` for their turn.
   std::vector<std::size_t> next(std::vector<std::size_t> open, std::size_t count,
                                 std::span<const std::pair<std::size_t, double>> timed,
                                 double deviation, std::span<const std::size_t> failed,
@@ -79,7 +79,7 @@ class Preference {
   }
 
  private:
-  static constexpr double kOptimism = 1.0;  // standard deviations
+  static constexpr double kOptimism = 2.0;  // standard deviations
   static constexpr double kDoubt = 0.5;     // of the logarithm of a failure's time
 
   void append_promising(std::vector<std::size_t> open, std::size_t count,
@@ -96,7 +96,7 @@ class Preference {
   std::size_t num_first_;
 };
 
-constexpr std::size_t kFirstShare = 2;     // the first wave is this part of what is allowed
+constexpr std::size_t kFirstShare = 2;  // the first wave is this part of what is allowed
 constexpr std::size_t kFurtherWaves = 3;
 
 bool learns(const SearchOptions& options, const SearchSpace& space) {
@@ -419,8 +419,7 @@ std::size_t allowed_candidates(std::size_t num_eligible, const SearchOptions& op
 }
 
 std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
-                                           const SearchOptions& options,
-                                           const SearchSpace& space) {
+                                           const SearchOptions& options, const SearchSpace& space) {
   const std::size_t allowed = allowed_candidates(eligible.size(), options);
   if (allowed == eligible.size()) return eligible;
   if (learns(options, space)) {

@@ -53,7 +53,8 @@ class TrialRunner {
   /// Why this candidate need not be compiled, or nothing.
   virtual std::optional<std::string> reject_reason(std::size_t candidate) = 0;
   /// Told which candidates will be asked for next, in order, so that compiles can run ahead: first
-  /// of all what choose_candidates() says, then of each further wave before the last one is through.
+  /// of all what choose_candidates() says, then of each further wave before the last one is
+  /// through.
   virtual void announce(std::span<const std::size_t> candidates) = 0;
   virtual Verdict compile(std::size_t candidate) = 0;
   /// Checks the outputs against the oracle.
@@ -78,11 +79,11 @@ std::optional<SearchStrategy> parse_search_strategy(std::string_view);
 
 struct SearchOptions {
   SearchStrategy strategy = SearchStrategy::ranked;
-  std::uint32_t seed = 1;                // of the random strategy
-  std::size_t max_compiled = 40;         // candidates that get as far as the compiler
-  double max_share = 0.2;                // of the candidates that do, if there are many
-  std::size_t min_compiled = 8;          // where that share is less
-  int quick_samples = 3;                 // of every candidate that passes the gate
+  std::uint32_t seed = 1;         // of the random strategy
+  std::size_t max_compiled = 40;  // candidates that get as far as the compiler
+  double max_share = 0.2;         // of the candidates that do, if there are many
+  std::size_t min_compiled = 8;   // where that share is less
+  int quick_samples = 3;          // of every candidate that passes the gate
   /// A candidate whose first sample is slower than the best so far by more gets no second one.
   double hopeless = 1.6;
   std::size_t finalists = 4;             // besides the default
@@ -99,9 +100,9 @@ struct SearchOptions {
 std::size_t allowed_candidates(std::size_t num_eligible, const SearchOptions& options);
 
 /// Those of `eligible` (ascending) that a search with these options asks for first, in this order,
-/// the default first if it is eligible; all that it will ask for, unless the strategy is `ranked` and
-/// `space` tells it anything. The same for the same arguments, so that compiles can begin before the
-/// search does.
+/// the default first if it is eligible; all that it will ask for, unless the strategy is `ranked`
+/// and `space` tells it anything. The same for the same arguments, so that compiles can begin
+/// before the search does.
 std::vector<std::size_t> choose_candidates(std::vector<std::size_t> eligible,
                                            const SearchOptions& options,
                                            const SearchSpace& space = {});
@@ -129,11 +130,14 @@ struct SearchResult {
 ///     no two much alike, and the default. What the model got wrong is learned from their times
 ///     (autotune/surrogate.h), and what it then expects most of comes next, in waves, each
 ///     announced before the last one is through.
-///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often as
+///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often
+///  as
 ///     before, until the finalists are left. The default always stays in.
-///  3. In the final everybody runs once a round, the order of a round being the last one's reversed,
+///  3. In the final everybody runs once a round, the order of a round being the last one's
+///  reversed,
 ///     so that drifting clocks touch all alike; the last places drop out once that is certain.
-///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot be
+///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot
+///  be
 ///     told from 1 (95% band of the median of the rounds' ratios), or gains less than min_gain, is
 ///     a tie, and ties go to the default first, then to the earlier candidate: two tunes of the
 ///     same GPU then agree, and the default is left only for a real gain.

@@ -88,8 +88,9 @@ S from_params(const Params& in) {
   if (in.size() != count)
     for (const auto& [key, value] : in.items()) {
       bool known = false;
-      std::apply([&](auto... field) { ((known = known || key == std::string_view(field.first)), ...); },
-                 S::fields());
+      std::apply(
+          [&](auto... field) { ((known = known || key == std::string_view(field.first)), ...); },
+          S::fields());
       if (!known) throw InputError(fmt::format("'{}' is not a known parameter", key));
     }
   return s;

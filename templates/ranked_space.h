@@ -11,8 +11,8 @@
 
 namespace quern {
 
-/// Points of a space that were ruled out for the same reason. Sentences that differ in their numbers
-/// alone count as one reason, and the first stands for all.
+/// Points of a space that were ruled out for the same reason. Sentences that differ in their
+/// numbers alone count as one reason, and the first stands for all.
 struct Pruned {
   std::string reason;
   std::size_t count = 0;
@@ -39,8 +39,8 @@ class PruneCount {
 };
 
 /// Ranks those of `points` for which reject(point) gives no sentence by estimate(point), in
-/// microseconds; equal estimates keep their order. `usual`, which is legal, leads whether it is among
-/// the points or not. Points are distinct.
+/// microseconds; equal estimates keep their order. `usual`, which is legal, leads whether it is
+/// among the points or not. Points are distinct.
 template <class Config, class Reject, class Estimate>
 RankedSpace rank_points(const Config& usual, const std::vector<Config>& points,
                         const Reject& reject, const Estimate& estimate) {

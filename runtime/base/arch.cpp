@@ -18,12 +18,12 @@ const std::vector<Arch>& known_archs() {
   constexpr int kib = 1024, regs = 65536;
   constexpr long mib = 1024 * 1024;
   static const std::vector<Arch> archs = {
-      {8, 0, "", 108, 40 * mib, 163 * kib, 164 * kib, 2048, regs, 2039, 312, 1.41},    // A100
-      {8, 6, "", 84, 6 * mib, 99 * kib, 100 * kib, 1536, regs, 936, 71, 1.70},         // RTX 3090
-      {8, 9, "", 128, 72 * mib, 99 * kib, 100 * kib, 1536, regs, 1008, 165, 2.52},     // RTX 4090
-      {9, 0, "a", 132, 50 * mib, 227 * kib, 228 * kib, 2048, regs, 4900, 989, 1.83},   // H200
-      {10, 0, "a", 148, 126 * mib, 227 * kib, 228 * kib, 2048, regs, 8000, 2250, 1.9}, // B200
-      {12, 0, "a", 170, 96 * mib, 99 * kib, 100 * kib, 1536, regs, 1792, 209, 2.41},   // RTX 5090
+      {8, 0, "", 108, 40 * mib, 163 * kib, 164 * kib, 2048, regs, 2039, 312, 1.41},     // A100
+      {8, 6, "", 84, 6 * mib, 99 * kib, 100 * kib, 1536, regs, 936, 71, 1.70},          // RTX 3090
+      {8, 9, "", 128, 72 * mib, 99 * kib, 100 * kib, 1536, regs, 1008, 165, 2.52},      // RTX 4090
+      {9, 0, "a", 132, 50 * mib, 227 * kib, 228 * kib, 2048, regs, 4900, 989, 1.83},    // H200
+      {10, 0, "a", 148, 126 * mib, 227 * kib, 228 * kib, 2048, regs, 8000, 2250, 1.9},  // B200
+      {12, 0, "a", 170, 96 * mib, 99 * kib, 100 * kib, 1536, regs, 1792, 209, 2.41},    // RTX 5090
   };
   return archs;
 }
@@ -56,9 +56,8 @@ Arch arch_for_device(int major, int minor) {
         return plain;
       }
   }
-  throw DeviceError(
-      fmt::format("GPUs of compute capability {}.{} are not supported: 8.0 or newer is needed",
-                  major, minor));
+  throw DeviceError(fmt::format(
+      "GPUs of compute capability {}.{} are not supported: 8.0 or newer is needed", major, minor));
 }
 
 }  // namespace quern

@@ -43,8 +43,8 @@ const std::vector<Arch>& known_archs();
 /// "sm_90a" or "90a". Throws InputError listing the known names.
 Arch parse_arch(std::string_view name);
 
-/// The best target for a device of this compute capability: the known one it equals, else the newest
-/// known one of the same major that it can run. Throws DeviceError if there is none.
+/// The best target for a device of this compute capability: the known one it equals, else the
+/// newest known one of the same major that it can run. Throws DeviceError if there is none.
 Arch arch_for_device(int major, int minor);
 
 }  // namespace quern

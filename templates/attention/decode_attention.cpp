@@ -102,11 +102,12 @@ std::vector<int> distinct_splits(const DecodeAttentionProblem& p, DecodeAttentio
 /// of DRAM (Little's law with the rings' bytes in flight), the SM's share of L2, and the warp's own
 /// chain from scores through softmax to sums. Splits add the merge of their partial results.
 double predicted_us(const DecodeAttentionProblem& p, const DecodeAttentionConfig& c,
-                   const Arch& arch) {
+                    const Arch& arch) {
   const double visible = p.window > 0 ? std::min(p.window, p.max_kv_len) : p.max_kv_len;
   const double units = double(p.batch) * p.num_kv_heads;
   if (c.kernel == "reference")
-    return kLaunchUs + lanes_us(arch, units * group_of(p) * visible * p.head_dim * 8 / arch.num_sms);
+    return kLaunchUs +
+           lanes_us(arch, units * group_of(p) * visible * p.head_dim * 8 / arch.num_sms);
   const int splits = splits_of(p, c, arch);
   const double blocks = units * splits;
   const int most = std::max(
@@ -146,9 +147,8 @@ DecodeAttentionConfig usual_config(const DecodeAttentionProblem& problem, const 
   };
   for (const Shape& s : {Shape{4, 16, 3, 2}, Shape{4, 16, 2, 2}, Shape{4, 16, 2, 1},
                          Shape{2, 16, 2, 1}, Shape{1, 16, 2, 1}, Shape{1, 16, 1, 1}}) {
-    const DecodeAttentionConfig config{"mma",     s.warps,         s.tokens,
-                                       s.stages,  s.blocks_per_sm, 0,
-                                       arch.has_pdl()};
+    const DecodeAttentionConfig config{"mma",           s.warps, s.tokens,      s.stages,
+                                       s.blocks_per_sm, 0,       arch.has_pdl()};
     if (!complaint(problem, config, arch)) return config;
   }
   DecodeAttentionConfig config;  // a huge head_dim with a small SM

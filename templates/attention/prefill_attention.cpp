@@ -107,7 +107,7 @@ PrefillAttentionConfig legal(const PrefillAttentionProblem& problem, const Param
 /// its lanes (softmax: exponentials, maxima, scaling), shared memory (K and V are read by every
 /// warp), the way in from L2, and a warp's own chain. Half of the tiles are beyond the diagonal.
 double predicted_us(const PrefillAttentionProblem& p, const PrefillAttentionConfig& c,
-                   const Arch& arch) {
+                    const Arch& arch) {
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double queries = std::min<double>(p.max_query_len, ceil_ratio(p.num_tokens, p.batch));
   double visible = queries / 2;  // on average over the rows of a sequence without a past
@@ -117,8 +117,9 @@ double predicted_us(const PrefillAttentionProblem& p, const PrefillAttentionConf
            lanes_us(arch, p.num_tokens * visible * p.num_heads * p.head_dim * 8 / arch.num_sms);
   const int threads = c.warps * 32;
   const int registers = estimated_registers(p, c);
-  const int most = std::max(1, resident_blocks(arch, threads, registers,
-                                               prefill_smem_bytes(p.head_dim, c.tile_kv, c.stages)));
+  const int most =
+      std::max(1, resident_blocks(arch, threads, registers,
+                                  prefill_smem_bytes(p.head_dim, c.tile_kv, c.stages)));
   const double tile_q = c.warps * 16.0 * c.row_tiles;
   const double heads = p.num_heads / rows_per_query(p, c);
   const double tiles_q = ceil_ratio(queries * rows_per_query(p, c), tile_q);
@@ -127,10 +128,10 @@ double predicted_us(const PrefillAttentionProblem& p, const PrefillAttentionConf
   // A block sees whole tiles, up to that of its last row.
   const double tiles = (visible + tile_q / rows_per_query(p, c) / 2) / c.tile_kv + 0.5;
 
-  const double pairs = tile_q * c.tile_kv;  // of row and position
+  const double pairs = tile_q * c.tile_kv;            // of row and position
   const double share = arch.cc() >= 90 ? 0.6 : 0.85;  // of the peak that mma.sync reaches
-  const double tensor = on_sm * pairs * p.head_dim * 4 /
-                        (share * arch.tensor_tflops * 1e6 / arch.num_sms);
+  const double tensor =
+      on_sm * pairs * p.head_dim * 4 / (share * arch.tensor_tflops * 1e6 / arch.num_sms);
   const double softmax = lanes_us(arch, on_sm * (pairs * 9 + tile_q * p.head_dim * 1.2));
   const double tile_bytes = 4.0 * c.tile_kv * p.head_dim;
   const double smem = on_sm * tile_bytes * (c.warps + 1) / 128 / clocks_per_us;
@@ -202,9 +203,7 @@ RankedSpace PrefillAttentionFamily::ranked_space(const Params& params, const Arc
   return rank_points(
       usual_config(problem, arch), points,
       [&](const PrefillAttentionConfig& config) { return complaint(problem, config, arch); },
-      [&](const PrefillAttentionConfig& config) {
-        return predicted_us(problem, config, arch);
-      });
+      [&](const PrefillAttentionConfig& config) { return predicted_us(problem, config, arch); });
 }
 
 Params PrefillAttentionFamily::default_config(const Params& params, const Arch& arch) const {

@@ -30,7 +30,8 @@ Waves waves_of(double blocks, int max_resident, const Arch& arch) {
 }
 
 double dram_rate(const Arch& arch, double busy_sms, double in_flight_bytes) {
-  const double peak = 0.93 * arch.dram_gbps * 1e3;  // bytes per microsecond; refresh and turnarounds
+  const double peak =
+      0.93 * arch.dram_gbps * 1e3;  // bytes per microsecond; refresh and turnarounds
   const double little = busy_sms * in_flight_bytes / kDramLatencyUs;
   // 1 / (1/a^4 + 1/b^4)^(1/4): within 16% of the lower limit where both are equal.
   const double ratio = little / peak;
@@ -43,8 +44,8 @@ double streaming_us(const StreamingKernel& k, const Arch& arch) {
   const double on_sm = waves.resident * k.threads;  // threads
   const double dram = k.bytes / dram_rate(arch, waves.busy_sms, on_sm * k.loads_at_once);
   // The busiest SM's share: whole blocks where there are few, an even part where there are many.
-  const double share = std::max(ceil_ratio(k.blocks, arch.num_sms) / k.blocks,
-                                1.0 / std::max(1, arch.num_sms));
+  const double share =
+      std::max(ceil_ratio(k.blocks, arch.num_sms) / k.blocks, 1.0 / std::max(1, arch.num_sms));
   const double sm = k.bytes * share / sm_rate(arch);
   const double math = lanes_us(arch, k.instructions * k.blocks * share * k.threads);
   const double alone = waves.rounds * (kDramLatencyUs + (k.steps - 1) * k.step_us);

@@ -49,15 +49,15 @@ inline double ceil_ratio(double a, double b) { return std::ceil(a / b); }
 /// A kernel whose threads each move some bytes, without anything to share: elementwise kernels and
 /// gathers.
 struct StreamingKernel {
-  double bytes = 0;             // in all
-  double blocks = 1;            // in the grid
-  int threads = 256;            // of a block
-  int registers = 32;           // of a thread
-  int smem_bytes = 0;           // of a block
-  double loads_at_once = 16;    // bytes that a thread has in flight
-  double steps = 1;             // loads of a thread, one after the other
-  double step_us = 0.3;         // of such a step, where it waits for nothing else
-  double instructions = 10;     // of a thread, in all steps
+  double bytes = 0;           // in all
+  double blocks = 1;          // in the grid
+  int threads = 256;          // of a block
+  int registers = 32;         // of a thread
+  int smem_bytes = 0;         // of a block
+  double loads_at_once = 16;  // bytes that a thread has in flight
+  double steps = 1;           // loads of a thread, one after the other
+  double step_us = 0.3;       // of such a step, where it waits for nothing else
+  double instructions = 10;   // of a thread, in all steps
   bool pdl = true;
 };
 double streaming_us(const StreamingKernel& kernel, const Arch& arch);

@@ -41,9 +41,7 @@ struct EmbeddingConfig {
 class EmbeddingFamily final : public Family {
  public:
   std::string_view name() const override { return "embedding"; }
-  std::vector<std::string> dynamic_fields() const override {
-    return {"num_tokens", "vocab_size"};
-  }
+  std::vector<std::string> dynamic_fields() const override { return {"num_tokens", "vocab_size"}; }
   std::vector<Tunable> space(const Params& problem) const override;
   RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
   Params default_config(const Params& problem, const Arch& arch) const override;

@@ -30,7 +30,7 @@ double gemv_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   const double busy = std::min<double>(arch.num_sms, groups);
   const double blocks = std::min<double>(c.blocks_per_sm, ceil_ratio(groups, arch.num_sms));
 
-  const double accesses = c.rows_per_warp * c.unroll;  // per lane and step
+  const double accesses = c.rows_per_warp * c.unroll;                     // per lane and step
   const double step_bytes = blocks * warps * 32 * accesses * vector * 2;  // of an SM
   const double in_flight = step_bytes * (c.stages - (c.async_copy ? 1 : 0.5));
   const double dram = step_bytes * busy / dram_rate(arch, busy, in_flight);
@@ -45,8 +45,8 @@ double gemv_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
                       kSmemBytesPerClock / clocks_per_us;
   // At a group's end: exchanges among lanes, a barrier, the sum over warps, the store.
   const double sums = c.tile_m * c.rows_per_warp;
-  const double finish = lanes_us(arch, blocks * warps * 32 * (6 * sums + 20)) +
-                        (c.warps_k > 1 ? kBarrierUs : 0);
+  const double finish =
+      lanes_us(arch, blocks * warps * 32 * (6 * sums + 20)) + (c.warps_k > 1 ? kBarrierUs : 0);
   // x goes to shared memory before the first product; the ring is filled meanwhile.
   const double stage_x = c.tile_m * p.k * 2.0 * blocks / sm_rate(arch);
   return kLaunchUs + kDramLatencyUs + stage_x +

@@ -22,7 +22,7 @@ struct RopeAppendProblem {
   int num_heads = 32, num_kv_heads = 8, head_dim = 128, page_size = 64;
   DType dtype = DType::bf16;      // of q_out and the cache: bf16 or f16
   DType qkv_dtype = DType::bf16;  // of qkv: dtype, or f32 so that q and k are rounded once
-  bool bias = false;  // of the projections, added before the rotation
+  bool bias = false;              // of the projections, added before the rotation
   static constexpr auto fields() {
     using P = RopeAppendProblem;
     return std::tuple{

@@ -128,8 +128,7 @@ void add_rows(const RowProblem& problem, const Arch& arch, std::vector<RowConfig
             threads >= 32 && threads <= (rows == 1 ? kMaxThreads : 512))
           add(threads, per_row, vector, 1);
       // Blocks of a cluster are for rows that leave SMs without work, or that one SM cannot hold.
-      if (power && per_row >= 64 &&
-          (2 * problem.rows <= arch.num_sms || problem.row > kClusterRow))
+      if (power && per_row >= 64 && (2 * problem.rows <= arch.num_sms || problem.row > kClusterRow))
         for (const int cluster : {2, 4, 8})
           if (divide_up(problem.row, cluster) >= kMinClusterPart)
             add(per_row, per_row, vector, cluster);
@@ -285,14 +284,14 @@ double row_estimate_us(const RowProblem& problem, const Cost& cost, const RowCon
   int registers = static_cast<int>(30 + kept + 2 * vector) + (c.turns > 1 ? 8 : 0);
   if (c.blocks_per_sm > 0)
     registers = std::min(registers, arch.registers_per_sm / (c.threads * c.blocks_per_sm));
-  const double smem = c.keep == "shared" ? row / c.cluster * rows_per_block * problem.loaded_bytes : 0;
+  const double smem =
+      c.keep == "shared" ? row / c.cluster * rows_per_block * problem.loaded_bytes : 0;
   const int most = std::max(1, resident_blocks(arch, c.threads, registers, static_cast<int>(smem)));
   const Waves waves = waves_of(blocks, most, arch);
 
   // Accesses in flight at once: all of a row that is kept whole, a few where each is used up first.
   const double at_once = c.keep == "none" ? std::min(chunks, 2.0) : chunks;
-  const double in_flight =
-      waves.resident * c.threads * at_once * vector * problem.loaded_bytes;
+  const double in_flight = waves.resident * c.threads * at_once * vector * problem.loaded_bytes;
   const double dram = cost.bytes / dram_rate(arch, waves.busy_sms, in_flight);
   const double share = std::max(ceil_ratio(blocks, arch.num_sms) / blocks, 1.0 / arch.num_sms);
   const double walks = c.keep == "registers" ? 1 : 2;  // what is not kept is computed again
@@ -307,7 +306,8 @@ double row_estimate_us(const RowProblem& problem, const Cost& cost, const RowCon
   const double exchange =
       (c.threads_per_row > 32 ? 2 * kBarrierUs + 0.002 * warps : 0.02) + (c.cluster > 1 ? 0.35 : 0);
   const double staging = c.keep == "shared" ? 0.12 : c.keep == "none" ? 0.25 : 0;
-  const double chain = kDramLatencyUs + (chunks - 1) * step_us + vector * 0.012 + exchange + staging;
+  const double chain =
+      kDramLatencyUs + (chunks - 1) * step_us + vector * 0.012 + exchange + staging;
   const double alone = waves.rounds * (1 + 0.6 * (c.turns - 1)) * chain;
   return kLaunchUs + (c.pdl ? 0 : kNoPdlUs) +
          overlapped({dram, sm, math, alone, blocks / kBlocksPerUs});

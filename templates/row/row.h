@@ -31,11 +31,12 @@ struct RowConfig {
   int threads = 256;          // per block
   int threads_per_row = 256;  // of a block that share a row; fewer than threads: several rows
   int vector = 1;             // elements that a thread moves at once
-  std::string keep = "none";  // where a row waits between two walks: none, registers, packed, shared
-  int cluster = 1;            // blocks that share a row
-  bool pdl = false;           // programmatic dependent launch
-  int turns = 1;              // rows that the same threads take one after another
-  int blocks_per_sm = 0;      // that registers should leave room for; 0 = as it comes
+  std::string keep =
+      "none";             // where a row waits between two walks: none, registers, packed, shared
+  int cluster = 1;        // blocks that share a row
+  bool pdl = false;       // programmatic dependent launch
+  int turns = 1;          // rows that the same threads take one after another
+  int blocks_per_sm = 0;  // that registers should leave room for; 0 = as it comes
   static constexpr auto fields() {
     using C = RowConfig;
     return std::tuple{

@@ -10,7 +10,7 @@ namespace {
 
 struct GridConfig {
   int threads = 256;
-  int unroll = 8;         // independent accesses per thread
+  int unroll = 8;  // independent accesses per thread
   int blocks_per_sm = 4;
   static constexpr auto fields() {
     using C = GridConfig;
@@ -72,9 +72,8 @@ class UtilityFamily : public Family {
 };
 
 std::string stub(const std::string& header, const Params& config, const std::string& kernel) {
-  return fmt::format(
-      "#include \"utility/{}.cuh\"\nusing namespace quern;\n{}{}", header,
-      config_struct(config), kernel);
+  return fmt::format("#include \"utility/{}.cuh\"\nusing namespace quern;\n{}{}", header,
+                     config_struct(config), kernel);
 }
 
 class FillFamily final : public UtilityFamily {

@@ -38,6 +38,7 @@ TuneOptions quick() {
   TuneOptions options;
   options.warm_up_seconds = 0.05;
   options.search.max_rounds = 15;
+  options.search.min_compiled = 16;  // all of the few that there are
   return options;
 }
 

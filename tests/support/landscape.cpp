@@ -48,8 +48,8 @@ class Random {
 };
 
 /// The logarithm of a time, as a function of levels.
-std::vector<double> terrain(const Levels& points, const std::vector<int>& num_levels,
-                            double cliff, Random& random) {
+std::vector<double> terrain(const Levels& points, const std::vector<int>& num_levels, double cliff,
+                            Random& random) {
   constexpr double kEffect = 0.25, kInteraction = 0.04;
   const std::size_t dims = num_levels.size();
   std::vector<double> out(points.size(), 0.0);
@@ -125,8 +125,7 @@ Landscape synthetic_landscape(unsigned seed, double correlation) {
   std::vector<double> truth = terrain(points, num_levels, kCliff, random);
   for (double& log_us : truth) log_us += kOwn * random.normal();
   std::vector<double> error;
-  do
-    error = terrain(points, num_levels, kCliff / 2, random);
+  do error = terrain(points, num_levels, kCliff / 2, random);
   while (spearman(error, truth) > correlation - 0.1);
   std::vector<double> estimate(points.size());
   double low = 0, high = 8;

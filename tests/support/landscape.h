@@ -21,17 +21,17 @@ struct Landscape {
   double rank_correlation() const;
 };
 
-/// A space like those of kernels: 4 to 7 tunables of 2 to 5 values, 100 to 1000 points. The logarithm
-/// of time is a sum of effects with an optimum somewhere, of interactions of pairs, of a cliff where
-/// two tunables are at an end, and of a little that is each point's own. One combination of two
-/// values is pruned, and one does not compile. The estimate is wrong by another function of the same
-/// kind, as much of it as brings the rank correlation to `correlation`. The default is one of the
-/// better quarter by estimate. The same for the same seed.
+/// A space like those of kernels: 4 to 7 tunables of 2 to 5 values, 100 to 1000 points. The
+/// logarithm of time is a sum of effects with an optimum somewhere, of interactions of pairs, of a
+/// cliff where two tunables are at an end, and of a little that is each point's own. One
+/// combination of two values is pruned, and one does not compile. The estimate is wrong by another
+/// function of the same kind, as much of it as brings the rank correlation to `correlation`. The
+/// default is one of the better quarter by estimate. The same for the same seed.
 Landscape synthetic_landscape(unsigned seed, double correlation);
 
 /// What searches of a landscape came to.
 struct Outcome {
-  double loss = 0;        // true time of the winner / of the best - 1
+  double loss = 0;  // true time of the winner / of the best - 1
   std::size_t winner = 0;
   double share_compiled = 0;
   int num_waves = 0;

@@ -1,7 +1,7 @@
 #include <set>
 
-#include "autotune/registry.h"
 #include "autotune/problem.h"
+#include "autotune/registry.h"
 #include "model/forward.h"
 #include "templates/embedded.h"
 #include "tests/support/support.h"
