@@ -186,7 +186,7 @@ std::unique_ptr<BackgroundTuner> tune_in_background(KernelLibrary& library,
                                                     std::vector<KernelRequest> requests,
                                                     BackgroundTuneOptions options) {
   if (library.options().worker_command.empty()) return nullptr;
-  auto benches = device_benches(library, 1);
+  auto benches = device_benches(library, 1, 1);
   return std::make_unique<BackgroundTuner>(
       std::make_unique<KernelCatalog>(library.arch(), library.fingerprint(),
                                       make_families(library.families().templates()),

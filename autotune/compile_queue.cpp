@@ -37,10 +37,10 @@ void CompileQueue::collect() {
   }
 }
 
-std::size_t CompileQueue::submit(CompileRequest request) {
+std::size_t CompileQueue::submit(CompileRequest request, int priority) {
   const std::lock_guard lock(mutex_);
   ++num_waiting_;
-  const std::size_t ticket = farm_.submit(std::move(request));
+  const std::size_t ticket = farm_.submit(std::move(request), priority);
   changed_.notify_all();
   return ticket;
 }

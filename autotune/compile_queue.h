@@ -19,7 +19,8 @@ class CompileQueue {
   CompileQueue(const CompileQueue&) = delete;
   CompileQueue& operator=(const CompileQueue&) = delete;
 
-  std::size_t submit(CompileRequest request);
+  /// Requests of a higher priority begin first.
+  std::size_t submit(CompileRequest request, int priority = 0);
   /// Waits. An outcome is handed over once. Throws Error after finish().
   CompileOutcome take(std::size_t ticket);
   /// Requests without an outcome yet.

@@ -1,11 +1,13 @@
 #include "autotune/device_worker.h"
 
 #include <memory>
+#include <mutex>
 #include <utility>
 
 #include "autotune/bench_messages.h"
 #include "autotune/bench_server.h"
 #include "autotune/device_bench.h"
+#include "autotune/shared_gpu_bench.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -38,7 +40,8 @@ RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
   return out;
 }
 
-std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus) {
+std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus,
+                                                        int per_gpu) {
   std::vector<std::unique_ptr<TrialBench>> benches;
   std::vector<std::string> command = library.options().worker_command;
   if (command.empty()) {
@@ -47,16 +50,20 @@ std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, 
   }
   command.push_back("measure");
   const DeviceInfo& own = library.context().device();
-  const auto add = [&](int ordinal) {
-    benches.push_back(std::make_unique<RemoteBench>(
-        device_worker(command, ordinal, library.options(), library.families().templates())));
-  };
-  add(own.ordinal);
+  std::vector<int> ordinals{own.ordinal};
   for (const DeviceInfo& other : devices()) {
-    if (max_gpus > 0 && benches.size() >= static_cast<std::size_t>(max_gpus)) break;
+    if (max_gpus > 0 && ordinals.size() >= static_cast<std::size_t>(max_gpus)) break;
     if (other.ordinal != own.ordinal && other.fingerprint() == own.fingerprint())
-      add(other.ordinal);
+      ordinals.push_back(other.ordinal);
   }
+  std::vector<std::shared_ptr<std::mutex>> turns;
+  for (std::size_t i = 0; i < ordinals.size(); ++i) turns.push_back(std::make_shared<std::mutex>());
+  for (int i = 0; i < per_gpu; ++i)  // the first bench of every GPU before the second of any
+    for (std::size_t gpu = 0; gpu < ordinals.size(); ++gpu)
+      benches.push_back(std::make_unique<SharedGpuBench>(
+          std::make_unique<RemoteBench>(device_worker(command, ordinals[gpu], library.options(),
+                                                      library.families().templates())),
+          turns[gpu]));
   return benches;
 }
 

@@ -14,11 +14,12 @@ namespace quern {
 RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
                                  const KernelLibraryOptions& options, const HeaderMap& templates);
 
-/// One bench for the GPU of `library`, and one for each other GPU of this machine that equals it
-/// (fingerprint), at most `max_gpus` in all; 0 = no limit. Each in a process of its own, if
-/// KernelLibraryOptions::worker_command says how to start one ("measure" is appended); else there is
-/// one, in this process.
-std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus);
+/// `per_gpu` benches that take turns (autotune/shared_gpu_bench.h) on the GPU of `library` and on each
+/// other GPU of this machine that equals it (fingerprint), at most `max_gpus` in all; 0 = no limit.
+/// Each in a process of its own, if KernelLibraryOptions::worker_command says how to start one
+/// ("measure" is appended); else there is one, in this process.
+std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus,
+                                                        int per_gpu = 2);
 
 /// The other end: opens the GPU that the first message names and serves trials of the families that
 /// `make_families` makes of the template text (FamilyRegistry::shipped, or one's own) until the

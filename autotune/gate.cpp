@@ -43,8 +43,9 @@ std::size_t OperandSet::size_bytes(const std::vector<OperandSpec>& specs) {
   return bytes;
 }
 
-OperandSet::OperandSet(const std::vector<OperandSpec>& specs) : buffer_(size_bytes(specs)) {
-  CUdeviceptr at = buffer_.address() + kGuardBytes;
+OperandSet::OperandSet(const std::vector<OperandSpec>& specs, CUdeviceptr memory)
+    : begin_(memory), size_bytes_(size_bytes(specs)) {
+  CUdeviceptr at = begin_ + kGuardBytes;
   for (const OperandSpec& spec : specs) {
     addresses_.push_back(at);
     sizes_.push_back(spec.size_bytes());
@@ -52,9 +53,15 @@ OperandSet::OperandSet(const std::vector<OperandSpec>& specs) : buffer_(size_byt
   }
 }
 
+OperandSet::OperandSet(const std::vector<OperandSpec>& specs) {
+  Buffer own(size_bytes(specs));
+  *this = OperandSet(specs, own.address());
+  own_ = std::move(own);
+}
+
 void OperandSet::fill(const std::vector<OperandSpec>& specs, const TrialTools& tools,
                       const Stream& stream) {
-  fill_bytes(buffer_.address(), kGuard, buffer_.size_bytes(), stream);
+  fill_bytes(begin_, kGuard, size_bytes_, stream);
   for (std::size_t i = 0; i < specs.size(); ++i) {
     if (specs[i].role == OperandSpec::Role::out || sizes_[i] == 0) continue;
     if (TrialTools::is_native(specs[i].dtype))
@@ -65,14 +72,14 @@ void OperandSet::fill(const std::vector<OperandSpec>& specs, const TrialTools& t
 }
 
 void OperandSet::copy_from(const OperandSet& other, const Stream& stream) {
-  copy_on_device(buffer_.address(), other.buffer_.address(), buffer_.size_bytes(), stream);
+  copy_on_device(begin_, other.begin_, size_bytes_, stream);
 }
 
 std::optional<std::size_t> OperandSet::broken_guard(const Stream& stream) const {
-  const CUdeviceptr end = buffer_.address() + buffer_.size_bytes();
+  const CUdeviceptr end = begin_ + size_bytes_;
   for (std::size_t i = 0; i <= sizes_.size(); ++i) {
     // From the end of the operand before (or the buffer's start) to the start of this one.
-    const CUdeviceptr from = i == 0 ? buffer_.address() : addresses_[i - 1] + sizes_[i - 1];
+    const CUdeviceptr from = i == 0 ? begin_ : addresses_[i - 1] + sizes_[i - 1];
     const CUdeviceptr to = i == sizes_.size() ? end : addresses_[i];
     std::vector<unsigned char> bytes(static_cast<std::size_t>(to - from));
     copy_to_host(bytes.data(), from, bytes.size(), stream);

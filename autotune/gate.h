@@ -17,6 +17,9 @@ class OperandSet {
  public:
   /// Allocates; contents are all guard bytes until fill() or copy_from(). Throws OutOfMemoryError.
   explicit OperandSet(const std::vector<OperandSpec>& specs);
+  /// The same in `size_bytes(specs)` bytes of somebody else's memory.
+  OperandSet(const std::vector<OperandSpec>& specs, CUdeviceptr memory);
+  /// A multiple of 256.
   static std::size_t size_bytes(const std::vector<OperandSpec>& specs);
   /// Random contents for in and inout operands: made on the device where `tools` can, as
   /// autotune/operands.h has it otherwise.
@@ -28,7 +31,9 @@ class OperandSet {
   std::optional<std::size_t> broken_guard(const Stream& stream) const;
 
  private:
-  Buffer buffer_;
+  Buffer own_;  // empty if the memory is somebody else's
+  CUdeviceptr begin_ = 0;
+  std::size_t size_bytes_ = 0;
   std::vector<CUdeviceptr> addresses_;
   std::vector<std::size_t> sizes_;  // bytes
 };

@@ -22,12 +22,18 @@ Meter::Meter(const Context& context, Gate& gate, const Stream& stream)
   const auto l2_bytes = static_cast<std::size_t>(std::max(0L, context.device().l2_bytes));
   const std::size_t cold = 2 * l2_bytes / set_bytes + 1;
   const std::size_t affordable = std::min(context.free_bytes() / 2, kMaxMemory) / set_bytes;
-  for (std::size_t i = 1; i < std::min({cold, kMaxSets, 1 + affordable}); ++i) {
+  std::size_t count = std::min({cold, kMaxSets, 1 + affordable}) - 1;
+  // One piece of memory, since each piece costs as much time as a small kernel's whole trial.
+  while (count > 0) {
     try {
-      more_.emplace_back(gate.specs());
-    } catch (const OutOfMemoryError&) {
-      break;  // free memory may be in pieces
+      memory_ = Buffer(count * set_bytes);
+      break;
+    } catch (const OutOfMemoryError&) {  // free memory may be in pieces
+      count /= 2;
     }
+  }
+  for (std::size_t i = 0; i < count; ++i) {
+    more_.emplace_back(gate.specs(), memory_.address() + i * set_bytes);
     more_.back().copy_from(gate.operands(), stream_);
   }
   stream_.synchronize();
@@ -76,7 +82,7 @@ Meter::Replay& Meter::replay_of(std::size_t id, const ReadyKernel& kernel) {
 void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                     std::vector<double>& samples_us) {
   const Replay& replay = replay_of(id, kernel);
-  if (replay.us > kLongUs) num_samples = (num_samples + 2) / 3;
+  if (replay.us > kLongUs && num_samples > 2) num_samples = (num_samples + 2) / 3;
   // Everything is enqueued at once: with the device busy from the first replay on, no event waits
   // for the host.
   std::vector<Event> events(static_cast<std::size_t>(num_samples) + 1);

@@ -44,6 +44,7 @@ class Meter {
 
   Gate& gate_;
   const Stream& stream_;
+  Buffer memory_;                 // of all sets but the first
   std::vector<OperandSet> more_;  // besides the gate's own
   std::map<std::size_t, Replay> replays_;
 };

@@ -92,12 +92,13 @@ void Candidates::submit_ahead(const Arch& arch, const SearchOptions& options,
 }
 
 void Candidates::submit(const Arch& arch, std::span<const std::size_t> chosen,
-                        CompileQueue& compiles) {
+                        CompileQueue& compiles, int priority) {
   for (const std::size_t i : chosen) {
     if (submitted_[i]) continue;
     submitted_[i] = true;
     if (!family_.is_library(configs_[i]))
-      tickets_[i] = compiles.submit(compile_request(family_, problem_, configs_[i], arch));
+      tickets_[i] =
+          compiles.submit(compile_request(family_, problem_, configs_[i], arch), priority);
   }
 }
 
@@ -135,7 +136,8 @@ std::optional<std::string> ProblemTrials::reject_reason(std::size_t i) {
 }
 
 void ProblemTrials::announce(std::span<const std::size_t> chosen) {
-  candidates_.submit(stores_.catalog.arch(), chosen, compiles_);
+  constexpr int kNow = 1;  // before what compiles for problems whose turn is still to come
+  candidates_.submit(stores_.catalog.arch(), chosen, compiles_, kNow);
 }
 
 Verdict ProblemTrials::compile(std::size_t i) {

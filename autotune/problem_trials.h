@@ -32,7 +32,8 @@ class Candidates {
   /// search with these options begins with.
   void submit_ahead(const Arch& arch, const SearchOptions& options, CompileQueue& compiles);
   /// Begins the compiles of those that have not begun.
-  void submit(const Arch& arch, std::span<const std::size_t> chosen, CompileQueue& compiles);
+  void submit(const Arch& arch, std::span<const std::size_t> chosen, CompileQueue& compiles,
+              int priority = 0);
   /// Of a kernel's compile; nothing for a library's routine.
   std::optional<std::size_t> ticket(std::size_t i) const { return tickets_[i]; }
   /// Waits for the oracle's kernel, if the oracle is one. Throws CompileError.

@@ -96,6 +96,7 @@ class Preference {
   std::size_t num_first_;
 };
 
+constexpr int kSamplesARound = 2;  // of the final: the first replay after another kernel is not timed
 constexpr std::size_t kFirstShare = 2;  // the first wave is this part of what is allowed
 constexpr std::size_t kFurtherWaves = 3;
 
@@ -274,7 +275,7 @@ class Search {
       std::vector<std::size_t> order = running;
       if (round % 2 == 0) std::reverse(order.begin(), order.end());
       for (const std::size_t c : order)
-        if (!measure(c, 1)) {
+        if (!measure(c, kSamplesARound)) {
           std::erase(running, c);
           std::erase(finalists, c);
         }

@@ -80,14 +80,14 @@ std::optional<SearchStrategy> parse_search_strategy(std::string_view);
 struct SearchOptions {
   SearchStrategy strategy = SearchStrategy::ranked;
   std::uint32_t seed = 1;         // of the random strategy
-  std::size_t max_compiled = 40;  // candidates that get as far as the compiler
+  std::size_t max_compiled = 32;  // candidates that get as far as the compiler
   double max_share = 0.2;         // of the candidates that do, if there are many
   std::size_t min_compiled = 8;   // where that share is less
   int quick_samples = 3;          // of every candidate that passes the gate
   /// A candidate whose first sample is slower than the best so far by more gets no second one.
   double hopeless = 1.6;
   std::size_t finalists = 4;             // besides the default
-  int min_rounds = 15, max_rounds = 61;  // of the interleaved final
+  int min_rounds = 8, max_rounds = 31;   // of the interleaved final, two samples each
   /// The final ends early when the 95% band of every finalist's ratio to the leader is narrower.
   double band_target = 0.01;
   /// A gain below this fraction is no reason to leave the default or an earlier candidate.

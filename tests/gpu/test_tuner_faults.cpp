@@ -35,6 +35,7 @@ TEST_CASE("candidates that fault in every way are listed, and the right one wins
     TuneOptions tuning;
     tuning.warm_up_seconds = 0.05;
     tuning.force = true;
+    tuning.search.strategy = SearchStrategy::exhaustive;
     const std::vector<KernelRequest> requests{{"scale", {{"n", 1 << 22}, {"scale", 3}}}};
     return tune(catalog, benches, requests, tuning);
   };
