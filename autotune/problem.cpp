@@ -61,10 +61,10 @@ std::optional<std::string> outside_space(const Family& family, const Params& pro
     return error.what();
   }
   if (!config.is_object()) return "the config should be an object";
-  for (const auto& [key, value] : config.items())
+  for (const auto& item : config.items())
     if (std::none_of(space.begin(), space.end(),
-                     [&](const Tunable& tunable) { return tunable.name == key; }))
-      return fmt::format("'{}' is not a tunable of {}", key, family.name());
+                     [&](const Tunable& tunable) { return tunable.name == item.key(); }))
+      return fmt::format("'{}' is not a tunable of {}", item.key(), family.name());
   for (const Tunable& tunable : space) {
     const auto value = config.find(tunable.name);
     if (value == config.end()) return fmt::format("the tunable '{}' is missing", tunable.name);

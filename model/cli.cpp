@@ -6,10 +6,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <system_error>
 
@@ -175,16 +177,23 @@ fs::path cache_root(const Common& common) {
   return *common.cache;
 }
 
-std::uint64_t parse_bytes(std::string text, std::string_view what) {
-  const std::string given = text;
+// CLI::AsSizeValue takes -1 for a very large size.
+std::uint64_t parse_bytes(std::string_view text, std::string_view what) {
+  constexpr std::string_view kUnits = "KMGT";
   std::uint64_t bytes = 0;
-  try {
-    if (CLI::AsSizeValue(/*kb_is_1000=*/false)(text).empty() &&
-        CLI::detail::lexical_cast(text, bytes))
-      return bytes;
-  } catch (const CLI::ValidationError&) {
+  const char* const end = text.data() + text.size();
+  const auto [rest, error] = std::from_chars(text.data(), end, bytes);
+  bool good = error == std::errc();
+  int shift = 0;
+  if (good && rest != end) {
+    const std::size_t unit = kUnits.find(*rest);
+    good = unit != kUnits.npos && rest + 1 == end;
+    shift = good ? 10 * (static_cast<int>(unit) + 1) : 0;
   }
-  throw InputError(fmt::format("{} '{}' is not a number of bytes like 512M or 4G", what, given));
+  if (!good || bytes > std::numeric_limits<std::uint64_t>::max() >> shift)
+    throw InputError(
+        fmt::format("{} '{}' is not a number of bytes like 4096, 512M or 4G", what, text));
+  return bytes << shift;
 }
 
 std::optional<fs::path> templates_of(const Common& common) {

@@ -41,8 +41,9 @@ std::filesystem::path model_folder(const Common& common, const std::string& name
 EngineOptions engine_options(const Common& common, const std::string& model);
 /// Cache folder; throws InputError if there is none, or if QUERN_CACHE_MAX is no size.
 std::filesystem::path cache_root(const Common& common);
-/// "4G", "512M", "1000": bytes, in powers of 1024. Throws InputError naming `what` for other text.
-std::uint64_t parse_bytes(std::string text, std::string_view what);
+/// "4096", "512M", "4G": bytes, K to T being powers of 1024. Throws InputError naming `what` for
+/// other text.
+std::uint64_t parse_bytes(std::string_view text, std::string_view what);
 /// Folder of templates that --templates names, if it was given.
 std::optional<std::filesystem::path> templates_of(const Common& common);
 

@@ -86,7 +86,8 @@ S from_params(const Params& in) {
       [&](auto... field) { ((detail::take(in, field.first, s.*field.second), ++count), ...); },
       S::fields());
   if (in.size() != count)
-    for (const auto& [key, value] : in.items()) {
+    for (const auto& item : in.items()) {
+      const std::string& key = item.key();
       bool known = false;
       std::apply(
           [&](auto... field) { ((known = known || key == std::string_view(field.first)), ...); },

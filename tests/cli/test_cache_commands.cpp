@@ -179,9 +179,9 @@ TEST_CASE("cache options without meaning are refused, and exports leave nothing 
   quern.refuses({"cache", "export", quern.path("nowhere/e.json")}, 2, "cannot write");
   quern.refuses({"cache", "export", "/dev/full"}, 2, "cannot write");
   quern.refuses({"cache", "export"}, 2, "FILE");
-  for (const char* size : {"nan", "-1", "4X", "1e9", "99999999999999999999", "20000P"})
+  for (const char* size : {"nan", "-1", "4X", "1e9", "4GB", " 1", "99999999999999999999", "20000000T"})
     quern.refuses({"cache", "prune", "--max-bytes", size}, 2, "--max-bytes");
-  for (const char* size : {"-1", "much", "4 GG"})
+  for (const char* size : {"-1", "much", "4 G"})
     Quern::check_refusal(quern({"cache", "ls"}, {.environment = {{"QUERN_CACHE_MAX", size}}}), 2,
                          "QUERN_CACHE_MAX", {"cache", "ls"});
 }

@@ -1,5 +1,7 @@
 #include "autotune/import.h"
 
+#include <algorithm>
+
 #include "autotune/fingerprint.h"
 #include "cache/exchange.h"
 #include "runtime/base/error.h"
@@ -36,9 +38,7 @@ FamilyRegistry families() {
   return out;
 }
 
-std::string document(const std::vector<TuningRecord>& records) {
-  return export_text(records);
-}
+std::string document(const std::vector<TuningRecord>& records) { return export_text(records); }
 
 }  // namespace
 
@@ -66,11 +66,12 @@ TEST_CASE("an import is checked against the families and marked") {
       document({sample(), sample(2048, 100), sample(4096, 1024), stranger, bad_problem, old_gpu}),
       families(), folder.path());
   CHECK_EQ(report.accepted, 1);
-  REQUIRE_EQ(report.refused.size(), 5);
-  CHECK_EQ(report.refused[0],
-           "the record of scale n=2048 scale=3 is refused: threads=100 lies outside the space of "
-           "scale");
-  CHECK_EQ(report.refused[1], "the record of scale n=4096 scale=3 is refused: threads exceed 512");
+  CHECK_EQ(report.refused.size(), 5);
+  for (const char* sentence : {"the record of scale n=2048 scale=3 is refused: threads=100 lies "
+                               "outside the space of scale",
+                               "the record of scale n=4096 scale=3 is refused: threads exceed 512"})
+    CHECK(std::find(report.refused.begin(), report.refused.end(), sentence) !=
+          report.refused.end());
   const auto records = all_records(folder.path());
   REQUIRE_EQ(records.size(), 1);
   CHECK(records[0].imported);
@@ -103,4 +104,63 @@ TEST_CASE("text that is no export changes nothing") {
   const test::TemporaryFolder folder;
   CHECK_THROWS_AS(import_records("[]", families(), folder.path()), InputError);
   CHECK(std::filesystem::is_empty(folder.path()));
+}
+
+TEST_CASE("records are graded by the GPU that is here") {
+  TuningRecord driver = sample(1), chip = sample(2), arch = sample(4);
+  driver.fingerprint["driver"] = "590.1";
+  chip.fingerprint["name"] = "NVIDIA H100";
+  arch.fingerprint["compute_capability"] = "8.0";
+  const std::string text = document({driver, chip, arch});
+  ImportOptions options{.fingerprint = kHopper};
+  {
+    const test::TemporaryFolder folder;
+    const ImportReport report = import_records(text, families(), folder.path(), options);
+    CHECK_EQ(report.accepted, 2);
+    CHECK_EQ(report.same_device, 1);
+    CHECK_EQ(report.same_architecture, 1);
+    REQUIRE_EQ(report.refused.size(), 1);
+    CHECK_EQ(report.refused[0],
+             "the record of scale n=4 scale=3 is refused: it is of a GPU of another architecture "
+             "than that of this machine");
+  }
+  {
+    const test::TemporaryFolder folder;
+    options.any_device = true;
+    const ImportReport report = import_records(text, families(), folder.path(), options);
+    CHECK_EQ(report.accepted, 3);
+    CHECK_EQ(report.other, 1);
+    CHECK(report.refused.empty());
+  }
+  const test::TemporaryFolder folder;
+  CHECK_EQ(import_records(text, families(), folder.path()).accepted, 3);
+}
+
+TEST_CASE("of two imports of one problem the better one stays, whichever came first") {
+  TuningRecord older = sample(), newer = sample(1024, 64);
+  older.nvrtc = "12.9.86";
+  newer.nvrtc = "13.0.88";
+  newer.median_us = 50;
+  for (const auto& [first, second] : {std::pair(older, newer), std::pair(newer, older)}) {
+    const test::TemporaryFolder folder;
+    import_records(document({first}), families(), folder.path());
+    const ImportReport report = import_records(document({second}), families(), folder.path());
+    CHECK_EQ(report.accepted + report.kept, 1);
+    CHECK_EQ(all_records(folder.path())[0].nvrtc, "13.0.88");
+  }
+  const MergeReport merged =
+      merge_documents(document({older, sample(2048, 100)}), document({newer}), families());
+  CHECK_EQ(merged.records, 1);
+  CHECK_EQ(merged.conflicts, 1);
+  CHECK_EQ(merged.refused.size(), 1);
+  CHECK_EQ(merged.text, document({newer}));
+}
+
+TEST_CASE("a dropped record that is imported again counts, once it has passed the gate") {
+  const test::TemporaryFolder folder;
+  RecordStore store(folder.path(), kHopper);
+  store.append(sample());
+  store.drop(std::vector{sample()});
+  CHECK_EQ(import_records(document({sample()}), families(), folder.path()).accepted, 1);
+  CHECK(RecordStore(folder.path(), kHopper).find("scale", sample().problem)->imported);
 }
