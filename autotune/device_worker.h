@@ -19,7 +19,7 @@ RemoteBenchOptions device_worker(std::vector<std::string> command, int ordinal,
 /// Each in a process of its own, if KernelLibraryOptions::worker_command says how to start one
 /// ("measure" is appended); else there is one, in this process.
 std::vector<std::unique_ptr<TrialBench>> device_benches(KernelLibrary& library, int max_gpus,
-                                                        int per_gpu = 2);
+                                                        int per_gpu = 3);
 
 /// The other end: opens the GPU that the first message names and serves trials of the families that
 /// `make_families` makes of the template text (FamilyRegistry::shipped, or one's own) until the

@@ -136,6 +136,7 @@ std::vector<std::string> RowFamily::add(std::string_view text, std::string_view 
 }
 
 void RowFamily::insert(dsl::Kernel kernel, std::string_view text_hash) {
+  oracles_->kernels.clear();  // a kernel of this name may have been another
   const std::string name = kernel.name();
   std::set<std::string> fields{"kernel", "text"};
   const auto claim = [&](const std::string& field) {
@@ -343,7 +344,19 @@ void RowFamily::cpu_reference(const Params& problem, std::span<HostTensor> opera
     scalars.push_back(parsed.scalars.at(scalar.name));
   std::vector<std::int64_t> extents;
   for (const std::string& axis : parsed.kernel->axes()) extents.push_back(parsed.extent(axis));
-  dsl::CpuKernel(*parsed.kernel, parsed.binding).run(pointers, scalars, extents);
+  oracle(problem, *parsed.kernel, parsed.binding)->run(pointers, scalars, extents);
+}
+
+std::shared_ptr<const dsl::CpuKernel> RowFamily::oracle(const Params& problem,
+                                                        const dsl::Kernel& kernel,
+                                                        const dsl::Binding& binding) const {
+  Params constants = problem;
+  for (const std::string& field : dynamic_fields_of(problem)) constants.erase(field);
+  const std::string key = to_key(constants);
+  const std::lock_guard lock(oracles_->mutex);
+  auto& built = oracles_->kernels[key];
+  if (!built) built = std::make_shared<const dsl::CpuKernel>(kernel, binding);
+  return built;
 }
 
 KernelSource RowFamily::source(const Params& problem, const Params& config, const Arch&) const {

@@ -1,6 +1,8 @@
 #pragma once
 #include <cstdint>
 #include <map>
+#include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -84,6 +86,15 @@ class RowFamily final : public Family {
   std::vector<OperandSpec> operands_of(const Parsed& parsed) const;
   Cost cost_of(const Parsed& parsed) const;
   void insert(dsl::Kernel kernel, std::string_view text_hash);
+  /// The LLVM build, which serves every size and takes longer to make than to run.
+  std::shared_ptr<const dsl::CpuKernel> oracle(const Params& problem, const dsl::Kernel& kernel,
+                                               const dsl::Binding& binding) const;
+
+  struct Oracles {
+    std::mutex mutex;
+    std::map<std::string, std::shared_ptr<const dsl::CpuKernel>> kernels;  // by constant parameters
+  };
+  std::unique_ptr<Oracles> oracles_ = std::make_unique<Oracles>();
 
   struct Entry {
     RowTraits traits;

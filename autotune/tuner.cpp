@@ -23,7 +23,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Outcome = ProblemReport::Outcome;
 
-constexpr std::size_t kLookAhead = 2;  // problems whose compiles run before their turn
+constexpr std::size_t kLookAhead = 3;  // problems whose compiles run before their turn
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();

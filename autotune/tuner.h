@@ -46,7 +46,7 @@ struct TuneOptions {
   /// family's cost); what it leaves unused goes to the others.
   double budget_seconds = 0;
   SearchOptions search;        // its deadline is set from the budget
-  double warm_up_seconds = 1;  // of load before the first timing, for the clocks to settle
+  double warm_up_seconds = 0.5;  // of load before the first timing, for the clocks to settle
   /// Both are called by one thread at a time, which is the caller's where there is one bench.
   std::function<void(const TuneProgress&)> progress;
   std::function<void(const TuningRecord&)> on_record;  // once it is on disk
