@@ -75,8 +75,8 @@ TEST_CASE("the ranked search ends within 3% of the best and compiles at most a f
 }
 
 TEST_CASE("on measured landscapes the ranked search ends within 3% of the best") {
-  // The truth is a table of quick timings, whose least is low by luck: a winner has to come within 3%
-  // of that nevertheless, in every search, with at most 32 compiles and a fifth of the space.
+  // The truth is a table of quick timings, whose least is low by luck: a winner has to come within
+  // 3% of that nevertheless, in every search, with at most 32 compiles and a fifth of the space.
   constexpr unsigned kPairs = 5;  // of searches of each landscape
   SearchOptions options;
   options.max_compiled = 32;
