@@ -61,17 +61,23 @@ double mma_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
       std::max(1, resident_blocks(arch, threads, estimated_registers(p, c), smem_bytes));
   const double tiles_m = ceil_ratio(p.m, c.tile_m), tiles_n = ceil_ratio(p.n, c.tile_n);
   const double blocks = tiles_m * tiles_n * c.split_k;
-  const Waves waves = waves_of(blocks, most, arch);
   const double on_sm = std::max(1.0, std::min<double>(most, ceil_ratio(blocks, arch.num_sms)));
   const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), c.split_k);
+  // A last round that is not full still takes its time, though its blocks have an SM to themselves.
+  const double full = std::floor(blocks / (double(arch.num_sms) * on_sm));
+  const double left = blocks - full * arch.num_sms * on_sm;
+  const double last = left > 0 ? std::max(0.5, ceil_ratio(left, arch.num_sms) / on_sm) : 0;
+  const double rounds = std::max(1.0, full + last);
 
   const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;
   const double tile_bytes = x_bytes + w_bytes;
-  const double in_flight = on_sm * (c.stages - 1) * tile_bytes;
+  const double block_in_flight = (c.stages - 1) * tile_bytes;
   // x stays in L2; of w one block in group_m (or in all of m's tiles) fetches, the others find it.
   const double shared_by = std::min<double>(tiles_m, c.group_m);
-  const double dram =
-      on_sm * w_bytes / shared_by * waves.busy_sms / dram_rate(arch, waves.busy_sms, in_flight);
+  // An SM with fewer blocks than the busiest has fewer requests on their way and leaves the others
+  // more of DRAM: there it is not the busiest SM that counts but all blocks of a round.
+  const double at_once = blocks / rounds;
+  const double dram = at_once * w_bytes / shared_by / dram_rate(arch, at_once, block_in_flight);
   const double l2 = on_sm * tile_bytes / sm_rate(arch);
   const double tensor_flops = mma_share(arch) * arch.tensor_tflops * 1e6 / arch.num_sms;
   const double flops = 2.0 * c.tile_m * c.tile_n * c.tile_k;
@@ -92,11 +98,7 @@ double mma_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
       c.split_k == 1 ? 0 : 1.2 + (on_sm + c.split_k) * sums / (0.5 * sm_rate(arch));
   const double stores = c.tile_m * c.tile_n * static_cast<double>(size_bits(p.out_dtype)) / 8;
   const double finish = split + on_sm * stores / sm_rate(arch);
-  // A last round that is not full still takes its time, though its blocks have an SM to themselves.
-  const double full = std::floor(blocks / (double(arch.num_sms) * on_sm));
-  const double left = blocks - full * arch.num_sms * on_sm;
-  const double last = left > 0 ? std::max(0.5, ceil_ratio(left, arch.num_sms) / on_sm) : 0;
-  return kLaunchUs + kDramLatencyUs + std::max(1.0, full + last) * (steps * step + finish);
+  return kLaunchUs + kDramLatencyUs + rounds * (steps * step + finish);
 }
 
 /// cuBLASLt's first choice is good, and its later ones rarely much worse. Its kernels use all that
