@@ -87,7 +87,7 @@ struct SearchOptions {
   /// A candidate whose first sample is slower than the best so far by more gets no second one.
   double hopeless = 1.6;
   std::size_t finalists = 4;             // besides the default
-  int min_rounds = 8, max_rounds = 18;   // of the interleaved final, two samples each
+  int min_rounds = 8, max_rounds = 31;   // of the interleaved final, two samples each
   /// The final ends early when the 95% band of every finalist's ratio to the leader is narrower.
   double band_target = 0.01;
   /// A gain below this fraction is no reason to leave the default or an earlier candidate.
