@@ -159,7 +159,7 @@ void ChildProcess::start(const ChildOptions& options) {
 void ChildProcess::bound(const ChildOptions& options) {
   const rlimit no_core{0, 0};
   ::prlimit(pid_, RLIMIT_CORE, &no_core, nullptr);
-#ifndef __SANITIZE_ADDRESS__  // which maps terabytes for itself
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which map terabytes
   const rlimit memory{options.max_memory_bytes, options.max_memory_bytes};
   if (options.max_memory_bytes > 0 && ::prlimit(pid_, RLIMIT_DATA, &memory, nullptr) != 0 &&
       errno != ESRCH) {
