@@ -325,7 +325,8 @@ ParentChannel::ParentChannel(int fd) {
 }
 
 void ParentChannel::exit_with_parent() {
-  std::thread([fd = channel_.get()] {
+  // A descriptor of its own, for the channel may be closed while this process ends in its own way.
+  std::thread([fd = ::fcntl(channel_.get(), F_DUPFD_CLOEXEC, 0)] {
     pollfd hangup{fd, 0, 0};
     while (::poll(&hangup, 1, -1) < 0 && errno == EINTR) {
     }
