@@ -138,12 +138,22 @@ void CompileWorker::start() {
   }
 }
 
+/// False if the process was lost between two compiles, which is no fault of the next one.
+bool CompileWorker::is_waiting_for_work() {
+  try {
+    return !process_->receive(Clock::now());
+  } catch (const ChildLost&) {
+    return false;
+  }
+}
+
 /// Whether the process has kept so much that the next compile might lack it.
 bool CompileWorker::has_outgrown_its_bound() const {
   return options_.max_memory > 0 && resident_bytes(process_->pid()) > options_.max_memory / 2;
 }
 
 KernelImage CompileWorker::compile(const CompileRequest& request) {
+  if (process_ && !is_waiting_for_work()) process_.reset();
   if (!process_) start();
   std::optional<Fields> fields;
   try {

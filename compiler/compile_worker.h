@@ -47,6 +47,7 @@ class CompileWorker {
   void start();
   void try_to_start();
   std::optional<std::string> wait_for_answer(std::chrono::milliseconds patience);
+  bool is_waiting_for_work();
   bool has_outgrown_its_bound() const;
 
   const CompileWorkerOptions options_;

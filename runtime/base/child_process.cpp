@@ -159,7 +159,7 @@ void ChildProcess::start(const ChildOptions& options) {
 void ChildProcess::bound(const ChildOptions& options) {
   const rlimit no_core{0, 0};
   ::prlimit(pid_, RLIMIT_CORE, &no_core, nullptr);
-#ifndef __SANITIZE_ADDRESS__  // which maps terabytes for itself
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // which map terabytes
   const rlimit memory{options.max_memory_bytes, options.max_memory_bytes};
   if (options.max_memory_bytes > 0 && ::prlimit(pid_, RLIMIT_DATA, &memory, nullptr) != 0 &&
       errno != ESRCH) {
@@ -325,7 +325,8 @@ ParentChannel::ParentChannel(int fd) {
 }
 
 void ParentChannel::exit_with_parent() {
-  std::thread([fd = channel_.get()] {
+  // A descriptor of its own, for the channel may be closed while this process ends in its own way.
+  std::thread([fd = ::fcntl(channel_.get(), F_DUPFD_CLOEXEC, 0)] {
     pollfd hangup{fd, 0, 0};
     while (::poll(&hangup, 1, -1) < 0 && errno == EINTR) {
     }

@@ -57,7 +57,16 @@ std::optional<ProcessState> state_of(pid_t pid) {
 
 bool is_running(pid_t pid) {
   const auto state = state_of(pid);
-  return state && state->state != 'Z' && state->state != 'X';
+  if (!state || state->state == 'X') return false;
+  if (state->state != 'Z') return true;
+  // The first thread waits for the others, who may still hold descriptors open.
+  std::error_code error;
+  std::size_t threads = 0;
+  for (std::filesystem::directory_iterator thread("/proc/" + std::to_string(pid) + "/task", error),
+       end;
+       !error && thread != end; thread.increment(error))
+    ++threads;
+  return threads > 1;
 }
 
 bool ends_within(pid_t pid, std::chrono::milliseconds time) {

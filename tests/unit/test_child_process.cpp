@@ -147,7 +147,7 @@ TEST_CASE("no core dump, and memory as far as allowed") {
   cores.send("\n");
   loss_of(cores);
   CHECK(cores.error_output() == "0\n");
-#ifndef __SANITIZE_ADDRESS__
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
   ChildProcess child(
       {.command = test::child_command("eat_memory"), .max_memory_bytes = std::size_t{256} << 20});
   child.send("eat");

@@ -127,7 +127,7 @@ TEST_CASE("a worker that fails costs one request") {
       {"crash", "crash did not compile for sm_90a: NVRTC crashed (signal 11)"},
       {"exit", "exit did not compile for sm_90a: NVRTC ended its process (status 3)"},
       {"garbage", "garbage did not compile for sm_90a: NVRTC's process gave a malformed answer"},
-#ifndef __SANITIZE_ADDRESS__  // under which memory has no bound
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)  // no bound for memory there
       {"eat memory", "eat memory did not compile for sm_90a: NVRTC ran out of memory"},
 #endif
       {"flood", ""},
@@ -202,6 +202,19 @@ TEST_CASE("workers come with work and stay away without") {
   CHECK(finish(warm).size() == 2);
   CHECK(warm.counts().from_cache == 2);
   CHECK(test::children_of(::getpid()).empty());
+}
+
+TEST_CASE("a worker killed while it had nothing to do costs nothing") {
+  QUERN_SKIP_IF(!nvrtc(), kNoNvrtc);
+  CompileFarm farm(*nvrtc(), nullptr, test::scale_headers(), with_workers(1));
+  for (const int factor : {1, 2, 3}) {
+    farm.submit(scale_by(factor));
+    CHECK(farm.next()->kernel);
+    const auto workers = test::children_of(::getpid());
+    REQUIRE(workers.size() == 1);
+    ::kill(workers.front(), SIGKILL);
+    CHECK(test::ends_within(workers.front(), 3s));
+  }
 }
 
 TEST_CASE("where no worker can be started, this process compiles and says so") {
