@@ -101,7 +101,7 @@ std::vector<Params> KernelCatalog::seeds(const Family& family, const Params& pro
                         });
   std::vector<Params> configs;
   for (const TuningRecord* record : found)
-    if (!refusal(family, bucketed(family, problem), record->config))
+    if (!quern::refusal(family, bucketed(family, problem), record->config, arch_))
       configs.push_back(record->config);
   return configs;
 }

@@ -72,7 +72,8 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
   space_.num_first = static_cast<std::size_t>(num_first);
   for (const Params& config : configs_) {
     std::optional<Verdict>& refusal = refusals_.emplace_back();
-    if (auto reason = catalog.refusal(family_, problem_, config))
+    // Whether a vendor's library has this routine is the bench's to say: it has the device.
+    if (auto reason = quern::refusal(family_, problem_, config, arch))
       refusal = {TrialStatus::rejected, *std::move(reason), 0};
     else if (auto before = catalog.blocked(family_, problem_, config))
       refusal = {TrialStatus::blocked, *std::move(before), 0};
@@ -212,9 +213,11 @@ void ProblemTrials::keep(std::size_t i, const Verdict& verdict,
   State& state = states_[i];
   state.logged = true;
   ++num_tried_;
+  if (on_step_) on_step_(*this);
   const Params& config = candidates_.configs()[i];
   try {
     const std::lock_guard lock(stores_.mutex);
+    if (!stores_.log_works) return;
     stores_.log.append({family_name(), candidates_.problem(), config, state.key,
                         std::string(name(verdict.status)), verdict.reason, verdict.error,
                         {samples_us.begin(), samples_us.end()}});
@@ -224,9 +227,10 @@ void ProblemTrials::keep(std::size_t i, const Verdict& verdict,
                                                               candidates_.problem(), config),
                              std::string(name(verdict.status)), verdict.reason, ""});
   } catch (const InputError& error) {
-    log(LogLevel::warning, error.what());  // a cache that cannot be written costs the next run time
+    const std::lock_guard lock(stores_.mutex);
+    stores_.log_works = false;  // one warning will do: it costs the next run time, no more
+    log(LogLevel::warning, error.what());
   }
-  if (on_step_) on_step_(*this);
 }
 
 void ProblemTrials::warm_up(double seconds) {

@@ -57,6 +57,7 @@ struct TrialStores {
   std::mutex mutex;
   KernelCatalog& catalog;
   TrialLog log;
+  bool log_works = true;  // false once it could not be written
 };
 
 /// Where the time of a problem's trials went, in seconds.

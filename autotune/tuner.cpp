@@ -1,11 +1,9 @@
 #include "autotune/tuner.h"
 
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <chrono>
-#include <ctime>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -15,6 +13,7 @@
 
 #include "autotune/device_bench.h"
 #include "autotune/problem_trials.h"
+#include "cache/timestamp.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -27,10 +26,6 @@ constexpr std::size_t kLookAhead = 3;  // problems whose compiles run before the
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
-}
-
-std::string utc_now() {
-  return fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(std::time(nullptr)));
 }
 
 /// Microseconds that a step spends on a problem at best, roughly: what share of a budget it is worth.
@@ -236,7 +231,7 @@ class Tuner {
     record.num_samples = result.timing.num_samples;
     record.default_us = result.default_us;
     record.error = std::min(result.error, 1.0);
-    record.measured_at = utc_now();
+    record.measured_at = timestamp(wall_clock());
     record.nvrtc = catalog().nvrtc().version();
     const std::lock_guard lock(stores_.mutex);
     catalog().record(record);
