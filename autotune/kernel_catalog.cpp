@@ -24,8 +24,7 @@ KernelCatalog::KernelCatalog(const Arch& arch, const ordered_json& fingerprint,
       nvrtc_(options_.library_dirs),
       images_(options_.cache_root, options_.system_cache_root),
       records_(options_.cache_root, fingerprint, options_.system_cache_root),
-      blocked_(options_.cache_root, fingerprint),
-      any_blocked_(!blocked_.all().empty()) {
+      blocked_(options_.cache_root, fingerprint) {
   if (const auto problem = system_cache_problem(options_.system_cache_root))
     log(LogLevel::warning, *problem);
   const std::string own = fingerprint_hash(records_.fingerprint());
@@ -53,7 +52,7 @@ std::string KernelCatalog::template_hash_of(const Family& family, const Params& 
 
 std::optional<std::string> KernelCatalog::blocked(const Family& family, const Params& problem,
                                                   const Params& config) const {
-  if (!any_blocked_) return std::nullopt;  // spares the hash
+  if (blocked_.empty()) return std::nullopt;  // spares the hash
   const BlockedCandidate* found =
       blocked_.find(std::string(family.name()), bucketed(family, problem), config,
                     template_hash_of(family, problem, config));
@@ -61,10 +60,7 @@ std::optional<std::string> KernelCatalog::blocked(const Family& family, const Pa
   return fmt::format("it failed here before: {}", found->reason);
 }
 
-void KernelCatalog::block(const BlockedCandidate& candidate) {
-  blocked_.append(candidate);
-  any_blocked_ = true;
-}
+void KernelCatalog::block(const BlockedCandidate& candidate) { blocked_.append(candidate); }
 
 void KernelCatalog::record(const TuningRecord& record) { records_.append(record); }
 
@@ -80,8 +76,7 @@ std::optional<TuningRecord> KernelCatalog::valid_record(const Family& family,
   auto record = records_.find(std::string(family.name()), bucketed(family, problem));
   if (!record || record->imported) return std::nullopt;
   if (refusal(family, record->problem, record->config)) return std::nullopt;
-  if (record->template_hash !=
-      template_hash_of(family, record->problem, record->config))
+  if (record->template_hash != template_hash_of(family, record->problem, record->config))
     return std::nullopt;
   return record;
 }

@@ -100,7 +100,6 @@ class KernelCatalog {
   mutable ImageStore images_;
   RecordStore records_;
   BlockList blocked_;
-  bool any_blocked_ = false;
   std::multimap<std::string, TuningRecord> foreign_;  // of other GPUs, by family and problem
   KernelCounts counts_;
 };

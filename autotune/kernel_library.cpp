@@ -12,6 +12,7 @@
 #include "runtime/base/log.h"
 
 namespace quern {
+
 struct BoundKernel::Kernel {
   const Family& family;
   Params problem, config;
@@ -116,8 +117,7 @@ std::optional<TuningRecord> KernelLibrary::adopt(const Family& family, const Par
     record = found->second;
   }
   if (refusal(family, problem, record->config)) return std::nullopt;
-  if (record->template_hash !=
-      template_hash(family, problem, record->config, arch_, families_.templates()))
+  if (record->template_hash != template_hash_of(family, problem, record->config))
     return std::nullopt;
   Verdict verdict;
   try {

@@ -106,20 +106,21 @@ class Tuner {
   void work(TrialBench& bench) {
     bool warm = false;
     while (const auto turn = next_turn()) {
-      ProblemReport& problem = report_.problems[open_[*turn].index];
+      const std::size_t index = open_[*turn].index;
       const auto start = Clock::now();
       try {
         if (*turn == 0 || !end_ || start < *end_)
-          tune_one(problem, bench, deadline_of(*turn), std::exchange(warm, true));
+          tune_one(index, bench, deadline_of(*turn), std::exchange(warm, true));
       } catch (...) {
         const std::lock_guard lock(mutex_);
         if (!failure_) failure_ = std::current_exception();
         return;
       }
+      ProblemReport& problem = report_.problems[index];
       problem.seconds = seconds_since(start);
       const std::lock_guard lock(mutex_);
       weight_left_ -= open_[*turn].weight;
-      candidates_.erase(open_[*turn].index);
+      candidates_.erase(index);
       ++done_;
       if (options_.progress) options_.progress(progress_after(problem));
     }
@@ -159,16 +160,16 @@ class Tuner {
     }
   }
 
-  Candidates* candidates_of(const ProblemReport& problem) {
+  Candidates* candidates_of(std::size_t index) {
     const std::lock_guard lock(mutex_);
-    const auto found =
-        candidates_.find(static_cast<std::size_t>(&problem - report_.problems.data()));
+    const auto found = candidates_.find(index);
     return found == candidates_.end() ? nullptr : &found->second;
   }
 
-  void tune_one(ProblemReport& problem, TrialBench& bench, Clock::time_point deadline, bool warm) {
+  void tune_one(std::size_t index, TrialBench& bench, Clock::time_point deadline, bool warm) {
+    ProblemReport& problem = report_.problems[index];
     problem.outcome = Outcome::failed;
-    Candidates* const candidates = candidates_of(problem);
+    Candidates* const candidates = candidates_of(index);
     if (!candidates) return;
     problem.configs = candidates->configs();
     problem.num_points = candidates->num_points();

@@ -36,6 +36,7 @@ class BlockList {
   /// On disk (fsynced) when this returns. Throws InputError if it cannot be written or if a field
   /// other than the reason is malformed.
   void append(BlockedCandidate candidate);
+  bool empty() const { return candidates_.empty(); }
   /// Each candidate once, as last seen, in order of family, problem and config.
   std::vector<BlockedCandidate> all() const;
   /// Lines of the file that were skipped.

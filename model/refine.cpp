@@ -120,8 +120,7 @@ std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
       changes.push_back({p.family, p.problem, p.record.config, p.configs[rival],
                          summarize(samples[0]).median_us, winner_us});
       record.config = p.configs[rival];
-      record.template_hash = template_hash(family, p.problem, record.config, kernels.arch(),
-                                           kernels.families().templates());
+      record.template_hash = kernels.template_hash_of(family, p.problem, record.config);
       const Trial& trial = p.search.trials[rival];
       record.median_us = trial.timing.median_us;
       record.spread_us = trial.timing.spread_us;
