@@ -15,8 +15,8 @@ bool is_current(KernelLibrary& library, const TuningRecord& record) {
   try {
     const Family& family = library.families().at(record.family);
     if (library.refusal(family, record.problem, record.config)) return false;
-    return record.template_hash == template_hash(family, record.problem, record.config,
-                                                 library.arch(), library.families().templates());
+    return record.template_hash ==
+           library.template_hash_of(family, record.problem, record.config);
   } catch (const InputError&) {
     return false;  // of another version of Quern
   }
