@@ -48,6 +48,10 @@ Verdict DeviceBench::load(std::size_t candidate, const CompiledKernel* image) {
   } catch (const CudaError& error) {
     return {TrialStatus::launch_failed, error.what(), 0};
   }
+  try {
+    p.meter.prepare(candidate, *p.kernels[candidate]);
+  } catch (const Error&) {  // the gate will say what is wrong
+  }
   return {};
 }
 

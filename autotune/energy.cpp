@@ -39,6 +39,9 @@ void add_energy(KernelLibrary& library, const EnergyCounter& counter, ProblemRep
   problem.energy_mj = measure(0, problem.record.config);
   problem.default_energy_mj =
       problem.record.config == default_config ? problem.energy_mj : measure(1, default_config);
+  if (!problem.energy_mj || problem.energy_mj == problem.record.energy_mj) return;
+  problem.record.energy_mj = problem.energy_mj;
+  library.record(problem.record);
 }
 
 }  // namespace

@@ -113,7 +113,7 @@ Gate::Gate(KernelLibrary& library, const Family& family, const Params& problem,
     expected_ = cpu_expectation(family);
   } else {
     run(library.load(family, problem, reference));
-    expected_ = copy_outputs();
+    copy_outputs(expected_);
     stream_.synchronize();
   }
   double error = 0;
@@ -153,15 +153,13 @@ void Gate::run(const ReadyKernel& kernel) {
   bound.enqueue(stream_, operands_.addresses(), workspace_);
 }
 
-std::vector<Buffer> Gate::copy_outputs() const {
-  std::vector<Buffer> outputs(specs_.size());
+void Gate::copy_outputs(std::vector<Buffer>& to) const {
+  to.resize(specs_.size());
   for (std::size_t i = 0; i < specs_.size(); ++i) {
     if (!is_output(specs_[i])) continue;
-    outputs[i] = Buffer(specs_[i].size_bytes());
-    copy_on_device(outputs[i].address(), operands_.addresses()[i], outputs[i].size_bytes(),
-                   stream_);
+    if (to[i].size_bytes() == 0) to[i] = Buffer(specs_[i].size_bytes());
+    copy_on_device(to[i].address(), operands_.addresses()[i], to[i].size_bytes(), stream_);
   }
-  return outputs;
 }
 
 std::vector<std::byte> Gate::download(std::size_t operand, CUdeviceptr from) const {
@@ -203,15 +201,15 @@ std::optional<Verdict> Gate::dirty_counters(const ReadyKernel& kernel, double er
 Verdict Gate::check(const ReadyKernel& kernel) {
   try {
     run(kernel);
-    const std::vector<Buffer> first = copy_outputs();
+    copy_outputs(first_);
     run(kernel);
     double error = 0;
     for (std::size_t i = 0; i < specs_.size(); ++i)
       if (is_output(specs_[i]))
-        if (auto verdict = complaint(i, first[i].address(), error)) return *verdict;
+        if (auto verdict = complaint(i, first_[i].address(), error)) return *verdict;
     for (std::size_t i = 0; i < specs_.size(); ++i)
       if (is_output(specs_[i]) &&
-          tools_.difference(operands_.addresses()[i], first[i].address(), specs_[i], {}, stream_)
+          tools_.difference(operands_.addresses()[i], first_[i].address(), specs_[i], {}, stream_)
                   .num_unequal > 0)
         return {TrialStatus::unstable_result, "two runs on equal inputs differ", error};
     if (const auto operand = operands_.broken_guard(stream_)) {

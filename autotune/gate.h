@@ -64,8 +64,8 @@ class Gate {
  private:
   /// Restores inout operands, poisons outputs, launches. Does not wait.
   void run(const ReadyKernel& kernel);
-  /// Copies of all outputs. Does not wait.
-  std::vector<Buffer> copy_outputs() const;
+  /// Copies all outputs to buffers that it makes if there are none. Does not wait.
+  void copy_outputs(std::vector<Buffer>& to) const;
   std::vector<std::byte> download(std::size_t operand, CUdeviceptr from) const;
   std::vector<Buffer> cpu_expectation(const Family& family) const;
   /// Worst error of output `i` at `at`; the verdict if it is beyond the tolerance.
@@ -81,6 +81,7 @@ class Gate {
   OperandSet operands_;
   std::vector<Buffer> pristine_;  // copies of inout operands; empty for others
   std::vector<Buffer> expected_;  // of outputs; empty for inputs
+  std::vector<Buffer> first_;     // the outputs of the first of two runs
   Workspace workspace_;
 };
 

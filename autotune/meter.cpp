@@ -62,26 +62,42 @@ double Meter::time_us(const Replay& replay) {
   return end.us_since(start);
 }
 
-Meter::Replay& Meter::replay_of(std::size_t id, const ReadyKernel& kernel) {
-  if (const auto found = replays_.find(id); found != replays_.end()) return found->second;
-  Replay replay = capture(kernel, num_sets());
-  replay.us = time_us(replay);
+/// Whole rounds of the sets, so that one replay leaves the cache as the next one finds it.
+std::size_t Meter::nodes_for(double us_per_node) const {
+  const double us = us_per_node * static_cast<double>(num_sets());
   const auto rounds = static_cast<std::size_t>(
-      std::clamp(std::ceil(kReplayUs / std::max(replay.us, 1e-3)), 1.0, 1e6));
-  // Whole rounds, so that one replay leaves the cache as the next one finds it.
-  const std::size_t wanted =
-      num_sets() * std::min(rounds, std::max<std::size_t>(1, kMaxNodes / num_sets()));
-  if (wanted > replay.num_nodes) {
-    const double us_per_node = replay.us / static_cast<double>(replay.num_nodes);
-    replay = capture(kernel, wanted);
-    replay.us = us_per_node * static_cast<double>(wanted);
+      std::clamp(std::ceil(kReplayUs / std::max(us, 1e-3)), 1.0, 1e6));
+  return num_sets() * std::min(rounds, std::max<std::size_t>(1, kMaxNodes / num_sets()));
+}
+
+void Meter::prepare(std::size_t id, const ReadyKernel& kernel) {
+  if (num_nodes_ > 0 && !replays_.contains(id)) replays_.emplace(id, capture(kernel, num_nodes_));
+}
+
+/// All kernels of a problem get graphs of the same length, which the first one's time decides; it
+/// grows where that one turns out to have been slow.
+Meter::Replay& Meter::replay_of(std::size_t id, const ReadyKernel& kernel) {
+  if (num_nodes_ == 0) {
+    const Replay first = capture(kernel, num_sets());
+    num_nodes_ = nodes_for(time_us(first) / static_cast<double>(first.num_nodes));
   }
-  return replays_.emplace(id, std::move(replay)).first->second;
+  auto found = replays_.find(id);
+  if (found != replays_.end() && found->second.us > 0 && found->second.us < kReplayUs / 2) {
+    const std::size_t wanted =
+        nodes_for(found->second.us / static_cast<double>(found->second.num_nodes));
+    if (wanted > found->second.num_nodes) {
+      num_nodes_ = std::max(num_nodes_, wanted);
+      replays_.erase(found);
+      found = replays_.end();
+    }
+  }
+  if (found == replays_.end()) found = replays_.emplace(id, capture(kernel, num_nodes_)).first;
+  return found->second;
 }
 
 void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                     std::vector<double>& samples_us) {
-  const Replay& replay = replay_of(id, kernel);
+  Replay& replay = replay_of(id, kernel);
   if (replay.us > kLongUs && num_samples > 2) num_samples = (num_samples + 2) / 3;
   // Everything is enqueued at once: with the device busy from the first replay on, no event waits
   // for the host.
@@ -93,13 +109,16 @@ void Meter::measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
     events[i].record(stream_);
   }
   events.back().synchronize();
+  if (num_samples > 0)
+    replay.us = static_cast<double>(events.back().us_since(events.front())) / num_samples;
   for (std::size_t i = 1; i < events.size(); ++i)
     samples_us.push_back(static_cast<double>(events[i].us_since(events[i - 1])) /
                          static_cast<double>(replay.num_nodes));
 }
 
 std::size_t Meter::run(std::size_t id, const ReadyKernel& kernel, double us) {
-  const Replay& replay = replay_of(id, kernel);
+  Replay& replay = replay_of(id, kernel);
+  if (replay.us == 0) replay.us = time_us(replay);
   const auto count =
       static_cast<std::size_t>(std::clamp(std::ceil(us / std::max(replay.us, 1.0)), 1.0, 1e5));
   for (std::size_t i = 0; i < count; ++i) replay.graph.launch(stream_);

@@ -22,6 +22,8 @@ class Meter {
   /// Uses the gate's operands and workspace, and sets beside them.
   Meter(const Context& context, Gate& gate, const Stream& stream);
 
+  /// Captures the kernel's graph, if it is known how long one has to be. Launches nothing.
+  void prepare(std::size_t id, const ReadyKernel& kernel);
   /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay; a third
   /// of them where a replay is long. `id`
   /// names the kernel, whose graph is kept. Throws CudaError.
@@ -36,16 +38,18 @@ class Meter {
   struct Replay {
     GraphExec graph;
     std::size_t num_nodes = 0;
-    double us = 0;  // a replay's, roughly
+    double us = 0;  // a replay's, roughly; 0 while unknown
   };
   Replay& replay_of(std::size_t id, const ReadyKernel& kernel);
   Replay capture(const ReadyKernel& kernel, std::size_t num_nodes);
   double time_us(const Replay& replay);
+  std::size_t nodes_for(double us_per_node) const;
 
   Gate& gate_;
   const Stream& stream_;
   Buffer memory_;                 // of all sets but the first
   std::vector<OperandSet> more_;  // besides the gate's own
+  std::size_t num_nodes_ = 0;     // of the next graph; 0 while unknown
   std::map<std::size_t, Replay> replays_;
 };
 

@@ -15,18 +15,24 @@ namespace {
 /// In the log, of a vendor library's routine: it has no image.
 constexpr const char* kNoImage = "00000000000000000000000000000000";
 
-/// Adds the time of a scope.
+/// Adds the time of a scope, the bench's waits for its turn apart.
 class Stopwatch {
  public:
-  explicit Stopwatch(double& seconds) : seconds_(seconds) {}
+  Stopwatch(double& seconds, double& wait, const TrialBench& bench)
+      : seconds_(seconds), wait_(wait), bench_(bench), waited_(bench.seconds_waited()) {}
   ~Stopwatch() {
-    seconds_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+    const double waited = bench_.seconds_waited() - waited_;
+    wait_ += waited;
+    seconds_ +=
+        std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count() - waited;
   }
   Stopwatch(const Stopwatch&) = delete;
   Stopwatch& operator=(const Stopwatch&) = delete;
 
  private:
-  double& seconds_;
+  double &seconds_, &wait_;
+  const TrialBench& bench_;
+  double waited_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 
@@ -45,6 +51,7 @@ TrialTimes& TrialTimes::operator+=(const TrialTimes& other) {
   compile += other.compile;
   gate += other.gate;
   measure += other.measure;
+  wait += other.wait;
   return *this;
 }
 
@@ -118,7 +125,7 @@ ProblemTrials::ProblemTrials(TrialStores& stores, Candidates& candidates, Compil
       bench_(bench),
       on_step_(std::move(on_step)),
       states_(candidates.configs().size()) {
-  const Stopwatch watch(times_.open);
+  const Stopwatch watch(times_.open, times_.wait, bench_);
   bench_.open(family_name(), candidates_.problem(), candidates_.configs());
 }
 
@@ -142,7 +149,7 @@ void ProblemTrials::announce(std::span<const std::size_t> chosen) {
 }
 
 Verdict ProblemTrials::compile(std::size_t i) {
-  const Stopwatch watch(times_.compile);
+  const Stopwatch watch(times_.compile, times_.wait, bench_);
   State& state = states_[i];
   if (std::exchange(state.compiled, true)) return {};
   std::optional<CompileOutcome> outcome;
@@ -176,7 +183,7 @@ Verdict ProblemTrials::compile(std::size_t i) {
 Verdict ProblemTrials::gate(std::size_t i) {
   State& state = states_[i];
   if (state.resumed) return {TrialStatus::ok, "", state.error};
-  const Stopwatch watch(times_.gate);
+  const Stopwatch watch(times_.gate, times_.wait, bench_);
   const Verdict verdict = bench_.gate(i);
   state.error = verdict.error;
   if (verdict.status != TrialStatus::ok) keep(i, verdict, {});
@@ -191,7 +198,7 @@ Verdict ProblemTrials::measure(std::size_t i, int num_samples, std::vector<doubl
     state.samples_us.clear();
     return {TrialStatus::ok, "", state.error};
   }
-  const Stopwatch watch(times_.measure);
+  const Stopwatch watch(times_.measure, times_.wait, bench_);
   const std::size_t before = samples_us.size();
   Verdict verdict = bench_.measure(i, num_samples, samples_us);
   const std::span<const double> fresh = std::span(samples_us).subspan(before);
@@ -239,7 +246,7 @@ void ProblemTrials::warm_up(double seconds) {
   const std::size_t only_default = 0;
   announce({&only_default, 1});
   if (compile(0).status != TrialStatus::ok || gate(0).status != TrialStatus::ok) return;
-  const Stopwatch watch(times_.measure);
+  const Stopwatch watch(times_.measure, times_.wait, bench_);
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   for (std::vector<double> ignored; Clock::now() < end;)
     if (bench_.measure(0, 8, ignored).status != TrialStatus::ok) return;

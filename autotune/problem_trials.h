@@ -66,6 +66,7 @@ struct TrialTimes {
   double compile = 0;  // waiting for compilers, and loading
   double gate = 0;
   double measure = 0;
+  double wait = 0;  // for the GPU, while other problems of the same tune had it
   TrialTimes& operator+=(const TrialTimes& other);
 };
 

@@ -73,6 +73,14 @@ ordered_json RemoteBench::ask(const ordered_json& request, std::chrono::millisec
 }
 
 void RemoteBench::start() {
+  if (child_) return;
+  try {
+    start_child();
+  } catch (const Lost&) {  // open() tries again
+  }
+}
+
+void RemoteBench::start_child() {
   child_ = std::make_unique<ChildProcess>(options_.child);
   is_open_ = false;
   const ordered_json answer = ask(options_.hello, options_.open_deadline);
@@ -83,7 +91,7 @@ void RemoteBench::start() {
 }
 
 void RemoteBench::open_child() {
-  if (!child_) start();
+  if (!child_) start_child();
   if (is_open_) return;
   std::fill(is_loaded_.begin(), is_loaded_.end(), false);
   const ordered_json answer = ask(problem_, options_.open_deadline);

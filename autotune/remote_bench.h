@@ -27,6 +27,7 @@ class RemoteBench : public TrialBench {
  public:
   explicit RemoteBench(RemoteBenchOptions options);
   ~RemoteBench() override;
+  void start() override;
   /// Throws Error also if no process can be started, or if two in a row are lost over it.
   void open(const std::string& family, const Params& problem,
             std::span<const Params> configs) override;
@@ -43,7 +44,7 @@ class RemoteBench : public TrialBench {
 
  private:
   class Lost;
-  void start();
+  void start_child();
   void open_child();
   /// Throws Error if the problem is refused, or if two processes in a row are lost over it.
   void ensure_open();

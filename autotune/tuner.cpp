@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <exception>
 #include <map>
 #include <mutex>
@@ -34,6 +35,15 @@ double weight_of(const Family& family, const KernelRequest& request) {
   const Cost cost = family.cost(request.problem);
   return std::max(request.launches, 1e-3) *
          (kLaunchUs + std::max(cost.bytes / kBytesPerUs, cost.flops / kFlopsPerUs));
+}
+
+ordered_json to_json(const TrialTimes& times) {
+  const auto rounded = [](double seconds) { return std::round(seconds * 1e3) / 1e3; };
+  return {{"open", rounded(times.open)},
+          {"compile", rounded(times.compile)},
+          {"gate", rounded(times.gate)},
+          {"measure", rounded(times.measure)},
+          {"wait", rounded(times.wait)}};
 }
 
 /// One tune() in progress. Each bench has a thread that takes one open problem after another, the
@@ -175,6 +185,7 @@ class Tuner {
     problem.num_points = candidates->num_points();
     problem.pruned = candidates->pruned();
     try {
+      bench.start();
       candidates->wait_for_reference(compiles_);
       ProblemTrials trials(stores_, *candidates, compiles_, bench,
                            [&](const ProblemTrials& now) { report_step(problem, now); });
@@ -328,6 +339,7 @@ ordered_json to_json(const TuneReport& report) {
     } else if (!problem.reason.empty()) {
       entry["reason"] = problem.reason;
     }
+    if (problem.outcome != Outcome::recorded) entry["seconds_by_phase"] = to_json(problem.times);
     if (problem.num_points > 0) {
       ordered_json pruned = ordered_json::array();
       for (const Pruned& reason : problem.pruned)
@@ -345,11 +357,7 @@ ordered_json to_json(const TuneReport& report) {
           {"failed", report.failed},
           {"blocked", report.blocked},
           {"seconds", report.seconds},
-          {"seconds_by_phase",
-           {{"open", report.times.open},
-            {"compile", report.times.compile},
-            {"gate", report.times.gate},
-            {"measure", report.times.measure}}},
+          {"seconds_by_phase", to_json(report.times)},
           {"records", std::move(records)}};
 }
 

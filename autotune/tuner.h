@@ -60,7 +60,8 @@ struct TuneReport {
   double seconds = 0;
 };
 /// For `quern tune --json`: problems (count), compiled, measured, rejected, failed, seconds,
-/// seconds_by_phase (open, compile, gate, measure), records[], each with its space: points,
+/// seconds_by_phase (open, compile, gate, measure, wait: of all benches together), records[],
+/// each with its own seconds_by_phase and space: points,
 /// candidates, pruned[] with reason and count.
 ordered_json to_json(const TuneReport& report);
 

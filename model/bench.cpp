@@ -36,10 +36,8 @@ BenchResult bench_decode(GpuSession& session, GpuModel& model, const ModelConfig
   // Whatever an earlier run left in the cache could be NaN, and NaN is slower or faster than data.
   session.fill_random(model.stream(), model.kv_address(), model.kv_bytes() / 2, model.dtype(), 1.0);
   const std::vector<std::int32_t> first = random_tokens(config, batch);
-  for (int s = 0; s < batch; ++s) {
-    model.reserve(s, last);
-    model.set_next(s, first[static_cast<std::size_t>(s)], context);
-  }
+  for (int s = 0; s < batch; ++s) model.reserve(s, last);
+  model.set_next(first, context);
   for (int i = 0; i < warm; ++i) model.decode(batch);
   std::vector<Event> marks(static_cast<std::size_t>(steps) + 1);
   marks[0].record(model.stream());

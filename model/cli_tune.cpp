@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <chrono>
 #include <ctime>
 #include <filesystem>
 
@@ -161,8 +162,10 @@ void measure_energy(const Common& common, GpuSession& session, TuneReport& repor
   if (!counted) note("this GPU does not count its energy, so that none is reported\n");
 }
 
-ordered_json tune_json(GpuSession& session, const TuneReport& report, std::size_t refined) {
+ordered_json tune_json(GpuSession& session, const TuneReport& report, std::size_t refined,
+                       double step_seconds) {
   ordered_json document = to_json(report);
+  document["seconds_in_step"] = step_seconds;
   document["refined"] = refined;
   const auto facts = facts_of(session.kernels(), report, roofs_of(session));
   for (std::size_t i = 0; i < facts.size(); ++i)
@@ -186,6 +189,7 @@ void run_tune(const Common& common, const Options& options) {
       common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning,
       options.gpus);
   std::vector<Refinement> refined;
+  const auto step_start = std::chrono::steady_clock::now();
   if (options.budget == 0 || report.seconds < options.budget) {
     GpuModelOptions room;
     room.max_batch = *std::max_element(options.batches.begin(), options.batches.end());
@@ -205,10 +209,12 @@ void run_tune(const Common& common, const Options& options) {
       note("the tuned kernels were not raced inside the whole step: {}\n", error.what());
     }
   }
+  const double step_seconds =
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - step_start).count();
   if (options.energy) measure_energy(common, session, report);
   if (!options.report_file.empty()) write_report(common, options, session, report);
   if (common.json) {
-    print_json(tune_json(session, report, refined.size()));
+    print_json(tune_json(session, report, refined.size(), step_seconds));
     return;
   }
   fmt::print("{}", tune_text(common, session, report, options.energy));

@@ -370,18 +370,18 @@ std::int32_t GpuModel::token_at(int sequence, int position) const {
   return row[position];
 }
 
-void GpuModel::set_next(int sequence, std::int32_t token, int position) {
+void GpuModel::set_next(std::span<const std::int32_t> tokens, int position) {
   stream_.synchronize();
+  const std::size_t count = tokens.size(), bytes = 4 * count;
   auto* words = staging_.as<std::int32_t>();
-  words[0] = token;
-  words[1] = position;
-  words[2] = position + 1;
-  const auto s = static_cast<std::uint64_t>(sequence);
-  copy_to_device(inputs_.address() + at_.next_ids + 4 * s, words, 4, stream_);
-  copy_to_device(inputs_.address() + at_.next_position + 4 * s, words + 1, 4, stream_);
-  copy_to_device(inputs_.address() + at_.next_kv_len + 4 * s, words + 2, 4, stream_);
+  std::copy(tokens.begin(), tokens.end(), words);
+  std::fill_n(words + count, count, position);
+  std::fill_n(words + 2 * count, count, position + 1);
+  copy_to_device(inputs_.address() + at_.next_ids, words, bytes, stream_);
+  copy_to_device(inputs_.address() + at_.next_position, words + count, bytes, stream_);
+  copy_to_device(inputs_.address() + at_.next_kv_len, words + 2 * count, bytes, stream_);
   stream_.synchronize();
-  set_length(sequence, position);
+  for (std::size_t s = 0; s < count; ++s) set_length(static_cast<int>(s), position);
 }
 
 void GpuModel::set_length(int sequence, int length) {

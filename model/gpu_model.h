@@ -75,8 +75,9 @@ class GpuModel {
   void forget_graphs();
   /// Token at a position of a sequence, once the step that chose it has finished; -1 before.
   std::int32_t token_at(int sequence, int position) const;
-  /// After external control of tokens: what decode takes next, and where.
-  void set_next(int sequence, std::int32_t token, int position);
+  /// After external control of tokens: what decode takes next for the first sequences, one token
+  /// each, all at one position.
+  void set_next(std::span<const std::int32_t> tokens, int position);
   /// The host's view of a sequence's length, after decode steps were enqueued or abandoned.
   void set_length(int sequence, int length);
 

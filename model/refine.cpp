@@ -11,11 +11,16 @@
 namespace quern {
 namespace {
 
+// After so many rounds a rival that does not at least draw level, to within the noise, is sent home.
+constexpr int kQualifyingRounds = 3;
+constexpr double kBehind = 0.002;  // of the step
+
 /// Decode steps of one batch size, timed by events; every config set is captured as a graph of its
 /// own, so that the rivals can take turns.
 class StepRace {
  public:
-  StepRace(GpuModel& model, int batch, int context) : model_(model), batch_(batch), context_(context) {
+  StepRace(GpuModel& model, int batch, int context)
+      : model_(model), batch_(batch), context_(context), tokens_(static_cast<std::size_t>(batch), 1) {
     model_.reset();
     for (int s = 0; s < batch; ++s) model_.reserve(s, context + 1);
   }
@@ -28,7 +33,7 @@ class StepRace {
     double sum = 0;
     for (const int context : {context_ / 8, context_}) {
       // Every replay starts from the same lengths.
-      for (int s = 0; s < batch_; ++s) model_.set_next(s, 1, context);
+      model_.set_next(tokens_, context);
       const Event start, end;
       start.record(model_.stream());
       graph.launch(model_.stream());
@@ -42,6 +47,7 @@ class StepRace {
  private:
   GpuModel& model_;
   int batch_, context_;
+  std::vector<std::int32_t> tokens_;
 };
 
 struct Contest {
@@ -102,15 +108,22 @@ std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
       graphs.push_back(race.capture());
     }
     std::vector<std::vector<double>> samples(graphs.size() + 1);
+    std::vector<bool> running(graphs.size(), true);
     for (int round = 0; round < options.rounds; ++round) {
+      if (round == kQualifyingRounds) {
+        const double limit_us = summarize(samples[0]).median_us * (1 + kBehind);
+        for (std::size_t i = 0; i < graphs.size(); ++i)
+          running[i] = summarize(samples[i + 1]).median_us < limit_us;
+        if (std::find(running.begin(), running.end(), true) == running.end()) break;
+      }
       samples[0].push_back(race.time_us(best));
       for (std::size_t i = 0; i < graphs.size(); ++i)
-        samples[i + 1].push_back(race.time_us(graphs[i]));
+        if (running[i]) samples[i + 1].push_back(race.time_us(graphs[i]));
     }
     std::size_t winner = 0;
     double winner_us = summarize(samples[0]).median_us * (1 - options.min_gain);
     for (std::size_t i = 1; i < samples.size(); ++i)
-      if (const double us = summarize(samples[i]).median_us; us < winner_us) {
+      if (const double us = summarize(samples[i]).median_us; running[i - 1] && us < winner_us) {
         winner = i;
         winner_us = us;
       }

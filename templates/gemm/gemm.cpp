@@ -209,8 +209,8 @@ LaunchPlan plan(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   LaunchPlan plan;
   if (c.kernel == "reference") {
     plan.grid[0] =
-        static_cast<unsigned>(ceil_div(std::int64_t{p.m} * p.n, std::int64_t{kReferenceThreads}));
-    plan.block[0] = kReferenceThreads;
+        static_cast<unsigned>(ceil_div(p.m, kReferenceTile) * ceil_div(p.n, kReferenceTile));
+    plan.block[0] = kReferenceTile * kReferenceTile;
     return plan;
   }
   plan.pdl = arch.has_pdl();
@@ -290,7 +290,7 @@ KernelSource GemmFamily::source(const Params& problem, const Params& config,
                         "extern \"C\" __global__ void __launch_bounds__({})\n"
                         "gemm_reference(const quern::GemmArgs args) {{\n"
                         "  quern::gemm_reference<Problem>(args);\n}}\n",
-                        shape, kReferenceThreads),
+                        shape, kReferenceTile * kReferenceTile),
             "gemm_reference",
             {}};
 

@@ -40,8 +40,8 @@ constexpr int gemv_smem_bytes(int k, int tile_m, int warps_n, int warps_k, int r
          (warps_k > 1 ? 2 * warps * tile_m * rows_per_warp * 4 : 0);
 }
 
-/// reference: threads of a block, each with one element of y.
-constexpr int kReferenceThreads = 256;
+/// reference: rows and columns of y that a block owns, a thread each.
+constexpr int kReferenceTile = 16;
 
 /// mma: `stages` tiles of x and w, and one word (padded) for the blocks that share an output tile.
 constexpr int mma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {
