@@ -41,8 +41,9 @@ std::optional<double> energy_mj(Meter& meter, std::size_t id, const ReadyKernel&
                                 const EnergyCounter& counter);
 
 /// Fills in energy_mj and default_energy_mj of every problem of the report that has a record, in
-/// about two seconds each. False, at once, if the GPU does not count energy. A problem that does
-/// not fit into memory stays without. `progress` is told of every problem. Throws CudaError.
+/// about two seconds each, and keeps the record with the winner's. False, at once, if the GPU does not
+/// count energy. A problem that does not fit into memory stays without. `progress` is told of every
+/// problem. Throws CudaError, and InputError if the cache cannot be written.
 bool add_energy(KernelLibrary& library, TuneReport& report,
                 const std::function<void(std::size_t done, std::size_t total)>& progress = {});
 
