@@ -6,7 +6,9 @@
 
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
+#include "templates/gemm/gemm_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
+#include "templates/gemm_w8a8/gemm_w8a8_wgmma.h"
 
 namespace quern {
 namespace {
@@ -29,29 +31,33 @@ struct IntSpace {
 const std::vector<IntSpace>& int_spaces() {
   using C = GemmW8A8Config;
   static const std::vector<IntSpace> spaces = {
-      {"tile_m", &C::tile_m, {0, 8, 16, 32, 64, 128}},
-      {"tile_n", &C::tile_n, {0, 32, 64, 128, 256}},
+      {"tile_m", &C::tile_m, {0, 8, 16, 32, 64, 128, 256}},
+      {"tile_n", &C::tile_n, {0, 32, 64, 96, 128, 160, 192, 224, 256}},
       {"tile_k", &C::tile_k, {0, 64, 128}},
       {"warps_m", &C::warps_m, {0, 1, 2, 4}},
       {"warps_n", &C::warps_n, {0, 1, 2, 4, 8}},
       {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
       {"unroll", &C::unroll, {0, 1, 2, 4}},
-      {"stages", &C::stages, {0, 1, 2, 3, 4, 6, 8}},
+      {"stages", &C::stages, {0, 1, 2, 3, 4, 5, 6, 7, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
+      {"cluster", &C::cluster, {0, 1, 2}},
+      {"promote", &C::promote, {0, 1, 4}},
   };
   return spaces;
 }
 
-/// Tunables that the kernel has, others being 0.
+/// Tunables that the kernel has, others being 0. `promote` may be 0 where it is one.
 Reason outside_space(const GemmW8A8Config& config, std::initializer_list<std::string_view> used) {
+  if (config.pingpong && config.kernel != "wgmma")
+    return fmt::format("{} has no tunable pingpong, which should be false", config.kernel);
   for (const IntSpace& space : int_spaces()) {
     const int value = config.*space.member;
     const bool has = std::find(used.begin(), used.end(), space.name) != used.end();
     if (!has && value != 0)
       return fmt::format("{} has no tunable {}, which should be 0", config.kernel, space.name);
-    if (has && (value == 0 ||
+    if (has && ((value == 0 && space.member != &GemmW8A8Config::promote) ||
                 std::find(space.values.begin(), space.values.end(), value) == space.values.end()))
       return fmt::format("{} = {} is not in the space of {}", space.name, value, config.kernel);
   }
@@ -150,6 +156,13 @@ Reason reject_mma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch&
   return std::nullopt;
 }
 
+Reason reject_on_hopper(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
+  if (auto why = outside_space(
+          c, {"tile_m", "tile_n", "tile_k", "stages", "group_m", "cluster", "promote"}))
+    return why;
+  return reject_wgmma(p, c, arch);
+}
+
 /// Why no architecture can serve the problem, or nothing.
 Reason malformed(const GemmW8A8Problem& p) {
   for (const auto& [name, value] : {std::pair{"m", p.m}, {"n", p.n}, {"k", p.k}})
@@ -220,6 +233,7 @@ std::optional<std::string> reject_reason(const GemmW8A8Problem& p, const GemmW8A
   if (auto why = unsupported(p, arch)) return why;
   if (c.kernel == "few_rows") return reject_few_rows(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
+  if (c.kernel == "wgmma") return reject_on_hopper(p, c, arch);
   if (c.kernel != "reference") return fmt::format("'{}' is not a kernel of gemm_w8a8", c.kernel);
   return outside_space(c, {});
 }
@@ -232,6 +246,7 @@ LaunchPlan plan(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& a
     plan.block[0] = tile * tile;
     return plan;
   }
+  if (c.kernel == "wgmma") return plan_wgmma(p, c, arch);
   plan.pdl = arch.has_pdl();
   if (c.kernel == "few_rows") {
     const std::int64_t groups = ceil_div(p.n, c.warps_n * 16);
@@ -255,9 +270,10 @@ LaunchPlan plan(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& a
 std::vector<Tunable> GemmW8A8Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"few_rows", "mma", "reference"}});
+  out.push_back({"kernel", {"few_rows", "mma", "wgmma", "reference"}});
   for (const IntSpace& space : int_spaces())
     out.push_back({space.name, {space.values.begin(), space.values.end()}});
+  out.push_back({"pingpong", {false, true}});
   return out;
 }
 
@@ -314,6 +330,8 @@ KernelSource GemmW8A8Family::source(const Params& problem, const Params& config,
             "gemm_w8a8_reference",
             {}};
 
+  if (c.kernel == "wgmma")
+    return {source_wgmma(p, c, shape, config_struct(config)), "gemm_w8a8_wgmma", {}};
   const bool few_rows = c.kernel == "few_rows";
   const std::string entry = fmt::format("gemm_w8a8_{}", c.kernel);
   return {fmt::format("#include \"gemm_w8a8/{}.cuh\"\n\n{}{}\n"
@@ -360,11 +378,20 @@ std::vector<OperandSpec> GemmW8A8Family::operands(const Params& problem) const {
           OperandSpec{"y", p.out_dtype, {p.m, p.n}, OperandSpec::Role::out, 1.0, {}}};
 }
 
-std::vector<std::byte> GemmW8A8Family::pack_args(const Params& problem, const Params&,
+std::vector<std::byte> GemmW8A8Family::pack_args(const Params& problem, const Params& config,
                                                  std::span<const std::uint64_t> addresses,
                                                  std::uint64_t workspace) const {
   const GemmW8A8Problem p = problem_from(problem);
   require_operands(name(), addresses, 5);
+  if (config_from(config).kernel == "wgmma") {
+    GemmW8A8TmaArgs args{};
+    args.y = device_pointer(addresses[4]);
+    args.workspace = device_pointer(workspace);
+    args.m = p.m;
+    args.x_scales = device_pointer<float>(addresses[2]);
+    args.w_scales = device_pointer<float>(addresses[3]);
+    return args_bytes(args);
+  }
   GemmW8A8Args args{};
   args.x = device_pointer(addresses[0]);
   args.w = device_pointer(addresses[1]);
@@ -374,6 +401,13 @@ std::vector<std::byte> GemmW8A8Family::pack_args(const Params& problem, const Pa
   args.workspace = device_pointer(workspace);
   args.m = p.m;
   return args_bytes(args);
+}
+
+std::vector<TensorMapSpec> GemmW8A8Family::tensor_maps(const Params& problem,
+                                                       const Params& config) const {
+  const GemmW8A8Config c = config_from(config);
+  if (c.kernel != "wgmma") return {};
+  return tensor_maps_wgmma(problem_from(problem), c);
 }
 
 Cost GemmW8A8Family::cost(const Params& problem) const {

@@ -40,29 +40,34 @@ struct GemmW8A8Problem {
 };
 
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
-/// what each one does: gemm_w8a8/few_rows.cuh, gemm_w8a8/mma.cuh.
+/// what each one does: gemm_w8a8/few_rows.cuh, gemm_w8a8/mma.cuh, gemm_w8a8/wgmma.cuh.
 struct GemmW8A8Config {
-  std::string kernel = "mma";  // few_rows, mma, reference
-  int tile_m = 0;  // few_rows: rows of x that the kernel computes; mma: the block's tile
-  int tile_n = 0, tile_k = 0;  // mma
+  std::string kernel = "mma";  // few_rows, mma, wgmma, reference
+  int tile_m = 0;  // few_rows: rows of x that are computed; mma, wgmma: the block's tile
+  int tile_n = 0, tile_k = 0;  // mma, wgmma
   int warps_m = 0;             // mma
   int warps_n = 0;             // few_rows: row groups of a block; mma
   int warps_k = 0;             // few_rows: warps that share a row group
   int unroll = 0;              // few_rows: chunks of 64 of k in a step
-  int stages = 0;              // depth of the ring of weights (few_rows) or tiles (mma)
+  int stages = 0;              // depth of the ring of weights (few_rows) or tiles (mma, wgmma)
   int blocks_per_sm = 0;       // few_rows: resident blocks
   int split_k = 0;             // mma: blocks that share an output tile
-  int group_m = 0;             // mma: tiles along m that are visited together
+  int group_m = 0;             // mma, wgmma: tiles along m that are visited together
+  bool pingpong = false;       // wgmma: a warpgroup has a tile of its own
+  int cluster = 0;             // wgmma: blocks along m that share tiles of w
+  int promote = 0;             // wgmma: stages between promotions of sums; 0: none
 
   static constexpr auto fields() {
     using C = GemmW8A8Config;
     return std::tuple{
-        std::pair{"kernel", &C::kernel},   std::pair{"tile_m", &C::tile_m},
-        std::pair{"tile_n", &C::tile_n},   std::pair{"tile_k", &C::tile_k},
-        std::pair{"warps_m", &C::warps_m}, std::pair{"warps_n", &C::warps_n},
-        std::pair{"warps_k", &C::warps_k}, std::pair{"unroll", &C::unroll},
-        std::pair{"stages", &C::stages},   std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k}, std::pair{"group_m", &C::group_m}};
+        std::pair{"kernel", &C::kernel},     std::pair{"tile_m", &C::tile_m},
+        std::pair{"tile_n", &C::tile_n},     std::pair{"tile_k", &C::tile_k},
+        std::pair{"warps_m", &C::warps_m},   std::pair{"warps_n", &C::warps_n},
+        std::pair{"warps_k", &C::warps_k},   std::pair{"unroll", &C::unroll},
+        std::pair{"stages", &C::stages},     std::pair{"blocks_per_sm", &C::blocks_per_sm},
+        std::pair{"split_k", &C::split_k},   std::pair{"group_m", &C::group_m},
+        std::pair{"pingpong", &C::pingpong}, std::pair{"cluster", &C::cluster},
+        std::pair{"promote", &C::promote}};
   }
   bool operator==(const GemmW8A8Config&) const = default;
 };
@@ -102,6 +107,8 @@ class GemmW8A8Family final : public Family {
   std::vector<std::byte> pack_args(const Params& problem, const Params& config,
                                    std::span<const std::uint64_t> addresses,
                                    std::uint64_t workspace) const override;
+  std::vector<TensorMapSpec> tensor_maps(const Params& problem,
+                                         const Params& config) const override;
   Cost cost(const Params& problem) const override;
   Tolerance tolerance(const Params& problem, std::size_t index) const override;
 };

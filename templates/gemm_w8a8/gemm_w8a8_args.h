@@ -15,6 +15,14 @@ struct GemmW8A8Args {
   long long m;
 };
 
+/// The same where x and w are copied by the tensor memory accelerator (Family::tensor_maps).
+/// Whoever includes this file includes gemm_args.h before, which host and device find by different
+/// paths.
+struct GemmW8A8TmaArgs : GemmTmaArgs {
+  const float* x_scales;
+  const float* w_scales;
+};
+
 /// Side of a block of w, and length of a group of x, that share a scale.
 constexpr int kScaleBlock = 128;
 constexpr int scale_blocks(int extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }

@@ -1,8 +1,10 @@
 #include <algorithm>
 
 #include "templates/common/roofline.h"
+#include "templates/gemm/gemm_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
+#include "templates/gemm_w8a8/gemm_w8a8_wgmma.h"
 
 // The analytic model of the gemm_w8a8 family, of the same form as that of gemm:
 //
@@ -103,6 +105,7 @@ double mma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arc
 double estimate_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
   if (c.kernel == "few_rows") return few_rows_us(p, c, arch);
   if (c.kernel == "mma") return mma_us(p, c, arch);
+  if (c.kernel == "wgmma") return estimate_wgmma_us(p, c, arch);
   const double m = p.m, n = p.n, k = p.k;  // reference: one thread an output, nothing shared
   return kLaunchUs + lanes_us(arch, 8 * m * n * k / arch.num_sms);
 }

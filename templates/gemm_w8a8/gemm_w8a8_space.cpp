@@ -2,8 +2,10 @@
 #include <limits>
 
 #include "templates/common/roofline.h"
+#include "templates/gemm/gemm_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
+#include "templates/gemm_w8a8/gemm_w8a8_wgmma.h"
 
 // The space of the gemm_w8a8 family: the points that are distinct, why some are not worth a
 // compile, and the default, which is the best of a few by the model.
@@ -124,6 +126,7 @@ std::vector<GemmW8A8Config> shortlist(const GemmW8A8Problem& p) {
             out.push_back(c);
           }
   }
+  add_usual_wgmma(p, out);
   return out;
 }
 
@@ -147,10 +150,12 @@ RankedSpace ranked_space(const GemmW8A8Problem& p, const Arch& arch) {
   std::vector<GemmW8A8Config> points;
   add_few_rows(p, points);
   add_mma(p, points);
+  add_wgmma(p, points);
   return rank_points(
       default_config(p, arch), points,
       [&](const GemmW8A8Config& c) -> Reason {
         if (auto why = reject_reason(p, c, arch)) return why;
+        if (c.kernel == "wgmma") return wasteful_wgmma(p, c, arch);
         return c.kernel == "few_rows" ? wasteful_few_rows(c) : wasteful_mma(p, c, arch);
       },
       [&](const GemmW8A8Config& c) { return estimate_us(p, c, arch); });

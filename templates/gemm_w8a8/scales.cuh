@@ -6,6 +6,7 @@
 // of DeepSeek-V3 (arXiv:2412.19437, section 3.3).
 #pragma once
 #include "common/types.cuh"
+#include "gemm/gemm_args.h"
 #include "gemm_w8a8/gemm_w8a8_args.h"
 
 namespace quern {
@@ -13,6 +14,11 @@ namespace quern {
 /// Of which part of an operand a scale is: the whole tensor, a row (token of x, channel of w), or a
 /// block of 128 of k (and of n).
 enum class ScaleOf { tensor, row, block };
+
+/// What scales are looked up in.
+__device__ __forceinline__ GemmW8A8Args scales_of(const GemmW8A8TmaArgs& args) {
+  return {nullptr, nullptr, args.x_scales, args.w_scales, nullptr, nullptr, args.m};
+}
 
 template <class Problem>
 struct Scales {

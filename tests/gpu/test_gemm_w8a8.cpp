@@ -44,6 +44,14 @@ GemmW8A8Config mma(int tile_m, int tile_n, int tile_k, int warps_m, int warps_n,
   return c;
 }
 
+GemmW8A8Config wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int promote) {
+  GemmW8A8Config c;
+  c.kernel = "wgmma";
+  c.tile_m = tile_m, c.tile_n = tile_n, c.tile_k = 128, c.stages = stages, c.pingpong = pingpong;
+  c.cluster = cluster, c.promote = promote, c.group_m = 4;
+  return c;
+}
+
 /// Those of the given configs that can run the problem.
 std::vector<Params> legal(const Params& p, const std::vector<GemmW8A8Config>& configs,
                           const Arch& arch) {
@@ -78,6 +86,29 @@ TEST_CASE("every kernel of gemm_w8a8 agrees with loops on the CPU at odd shapes"
          {std::pair{512, 64}, {511, 172}, {193, 400}, {40, 1040}, {33, 77}, {300, 520}})
       for (const int m : kRows) {
         const Params p = problem(m, n, k, scheme);
+        if (!can_run(p, gpu)) continue;
+        FamilyCheck check;
+        check.max_candidates = 1;
+        check.configs = legal(p, configs, gpu.arch());
+        check_family(gpu, family, p, reference_gemm_w8a8, check);
+      }
+}
+
+TEST_CASE("Hopper's kernel of gemm_w8a8 agrees with loops on the CPU at odd shapes") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  std::vector<GemmW8A8Config> configs;
+  for (const bool pingpong : {false, true})
+    for (const int cluster : {1, 2})
+      for (const int promote : {0, 1, 4}) {
+        configs.push_back(wgmma(128, 128, 4, pingpong, cluster, promote));
+        configs.push_back(wgmma(pingpong ? 64 : 256, 64, 5, pingpong, cluster, promote));
+        configs.push_back(wgmma(128, 192, 4, false, cluster, promote));
+      }
+  for (const Scheme& scheme : kSchemes)
+    for (const auto& [n, k] : {std::pair{512, 64}, {504, 176}, {264, 1552}, {40, 1040}})
+      for (const int m : {17, 64, 129, 300}) {
+        const Params p = problem(m, n, k, scheme, m == 64 ? DType::f32 : DType::bf16);
         if (!can_run(p, gpu)) continue;
         FamilyCheck check;
         check.max_candidates = 1;

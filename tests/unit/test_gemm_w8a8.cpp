@@ -6,7 +6,6 @@
 #include "templates/common/workspace_args.h"
 #include "templates/embedded.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
-#include "templates/gemm_w8a8/gemm_w8a8_args.h"
 #include "tests/support/family_rules.h"
 #include "tests/support/support.h"
 
@@ -38,6 +37,13 @@ GemmW8A8Config legal_mma() {
   GemmW8A8Config c;
   c.tile_m = 64, c.tile_n = 64, c.tile_k = 128, c.warps_m = 2, c.warps_n = 2, c.stages = 4;
   c.split_k = 1, c.group_m = 8;
+  return c;
+}
+
+GemmW8A8Config legal_wgmma() {
+  GemmW8A8Config c;
+  c.kernel = "wgmma";
+  c.tile_m = 128, c.tile_n = 128, c.tile_k = 128, c.stages = 6, c.cluster = 2, c.group_m = 8;
   return c;
 }
 
@@ -126,6 +132,44 @@ TEST_CASE("a config of gemm_w8a8 that cannot run is refused with its reason") {
   CHECK(mentions(reject_reason(p, c, hopper), "'marlin' is not a kernel of gemm_w8a8"));
 }
 
+TEST_CASE("a Hopper config of gemm_w8a8 that cannot run is refused with its reason") {
+  const Arch hopper = parse_arch("sm_90a");
+  const GemmW8A8Problem p = problem(2048, 4096, 4096);
+  const GemmW8A8Problem f = problem(2048, 4096, 4096, DType::e4m3, "tensor", "tensor");
+  const GemmW8A8Problem b = blocks(2048, 4096, 4096);
+  REQUIRE_FALSE(reject_reason(p, legal_wgmma(), hopper));
+  CHECK(mentions(reject_reason(p, legal_wgmma(), parse_arch("sm_120a")), "has no wgmma"));
+  CHECK(mentions(reject_reason(problem(64, 511, 172), legal_wgmma(), hopper), "whole 16 bytes"));
+  CHECK(mentions(reject_reason(b, legal_wgmma(), hopper), "promoted after every 128"));
+  GemmW8A8Config c = legal_wgmma();
+  c.promote = 1;
+  CHECK_FALSE(reject_reason(f, c, hopper));
+  CHECK_FALSE(reject_reason(b, c, hopper));
+  CHECK(mentions(reject_reason(p, c, hopper), "exact without promotion"));
+  c.tile_n = 192;
+  CHECK(mentions(reject_reason(b, c, hopper), "one block of scales"));
+  c.tile_n = 256;
+  CHECK(mentions(reject_reason(f, c, hopper), "sums of a thread"));
+  c = legal_wgmma();
+  c.stages = 8;
+  CHECK(mentions(reject_reason(p, c, hopper), "shared memory"));
+  c = legal_wgmma();
+  c.tile_m = 64;
+  CHECK(mentions(reject_reason(p, c, hopper), "64 rows for each warpgroup"));
+}
+
+TEST_CASE("the kernel of Hopper for 8 bits gets its operands as tensor maps") {
+  const auto maps =
+      family.tensor_maps(to_params(problem(100, 4096, 1024)), to_params(legal_wgmma()));
+  REQUIRE_EQ(maps.size(), 2);
+  CHECK_EQ(maps[0].operand, 0);
+  CHECK_EQ(maps[0].rows, 100);
+  CHECK_EQ(maps[0].columns, 512);  // pairs of elements
+  CHECK_EQ(maps[1].offset, 128);
+  CHECK_EQ(maps[1].box_rows, 64);  // a block of a cluster fetches half of w
+  CHECK(family.tensor_maps(to_params(problem(100, 64, 64)), to_params(legal_mma())).empty());
+}
+
 TEST_CASE("absurd numbers are refused by gemm_w8a8, not computed with") {
   test::check_family_refuses_nonsense(family, to_params(problem(1, 4096, 4096)));
   test::check_family_refuses_nonsense(family, to_params(problem(64, 511, 172)));
@@ -173,4 +217,30 @@ TEST_CASE("kernels of gemm_w8a8 compile for every architecture without spilling"
         CHECK_EQ(image.report.stack_bytes, 0);
       }
     }
+}
+
+TEST_CASE("kernels of Hopper for 8 bits compile without spilling or waits of the compiler's") {
+  const Nvrtc nvrtc;
+  const Arch arch = parse_arch("sm_90a");
+  const auto check = [&](const GemmW8A8Problem& p, int tile_m, int tile_n, bool pingpong,
+                         int promote) {
+    GemmW8A8Config c = legal_wgmma();
+    c.tile_m = tile_m, c.tile_n = tile_n, c.stages = 4, c.pingpong = pingpong, c.promote = promote;
+    const Params params = to_params(p), config = to_params(c);
+    INFO(to_text(params), " ", to_text(config));
+    const KernelSource source = family.source(params, config, arch);
+    const KernelImage image = nvrtc.compile(
+        {"gemm_w8a8", source.source, source.entry, arch, source.options}, embedded_templates());
+    CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
+    CHECK_EQ(image.report.stack_bytes, 0);
+    CHECK_FALSE(image.report.pipeline_warning);
+  };
+  const auto tensor = problem(2048, 4096, 4096, DType::e4m3, "tensor", "tensor");
+  check(problem(2048, 4096, 4096), 128, 256, false, 0);
+  check(problem(2048, 4096, 4096), 128, 128, true, 0);
+  check(tensor, 128, 256, false, 0);
+  check(tensor, 128, 192, false, 1);
+  check(tensor, 128, 128, false, 4);
+  check(blocks(2048, 4096, 4096), 256, 128, false, 1);
+  check(blocks(2048, 4096, 4096), 128, 128, false, 1);
 }
