@@ -39,6 +39,7 @@ __device__ __forceinline__ void gemm_w8a8_reference(const GemmW8A8Args& args) {
     __syncthreads();
     if (m_row >= args.m || n_row >= n) continue;
     Sum sum = 0;
+#pragma unroll 8
     for (int i = 0; i < count; ++i) sum += xs[row][i] * ws[column][i];
     if constexpr (Scale::kBlocks) {
       const int block = first / depth;

@@ -1,7 +1,12 @@
+#include <cmath>
 #include <string>
 #include <vector>
 
+#include "autotune/launch_args.h"
+#include "autotune/operands.h"
+#include "autotune/row_family.h"
 #include "runtime/driver.h"
+#include "templates/embedded.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "tests/reference/gemm_w8a8.h"
 #include "tests/support/family_check.h"
@@ -150,4 +155,100 @@ TEST_CASE("a long reduction of 8-bit products") {
     for (const int m : {1, 16, 33})
       if (const Params p = problem(m, 264, 14336, scheme, DType::f32); can_run(p, gpu))
         check_family(gpu, family, p, reference_gemm_w8a8, check);
+}
+
+namespace {
+
+/// Runs a problem's default kernel and waits.
+void run_default(const GpuFixture& gpu, const Family& of, const Params& p,
+                 const std::vector<std::uint64_t>& addresses) {
+  const Params config = of.default_config(p, gpu.arch());
+  const KernelSource source = of.source(p, config, gpu.arch());
+  const Module module(
+      compile(source.source, source.entry, gpu.arch(), embedded_templates(), source.options).cubin);
+  const LaunchPlan plan = of.plan(p, config, gpu.arch());
+  Buffer workspace;
+  if (plan.workspace_bytes > 0) {
+    workspace = Buffer(plan.workspace_bytes);
+    fill_bytes(workspace.address(), 0, plan.workspace_bytes, gpu.stream);
+  }
+  const auto args = launch_args(of, p, config, addresses, workspace.address());
+  launch(gpu.stream, module.function(source.entry), plan, args.data(), args.size());
+  gpu.stream.synchronize();
+}
+
+}  // namespace
+
+TEST_CASE("what the quantising norms write is what gemm_w8a8 reads") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const RowFamily rows(embedded_templates());
+  constexpr std::size_t n = 200, k = 512;
+  constexpr double eps = 1e-5;
+  struct Pair {
+    const char* kernel;
+    Scheme scheme;
+    double bound;  // of the error, six standard deviations of that of a code
+  };
+  for (const Pair& pair :
+       {Pair{"rmsnorm_quantise_int8", {DType::i8, "token", "channel"}, 0.06},
+        Pair{"rmsnorm_quantise_fp8", {DType::e4m3, "token", "channel"}, 0.2},
+        Pair{"rmsnorm_quantise_fp8_static", {DType::e4m3, "tensor", "tensor"}, 0.2},
+        Pair{"rmsnorm_quantise_fp8_group", {DType::e4m3, "group", "block"}, 0.2}})
+    for (const std::size_t m : {1u, 5u, 40u}) {
+      const Params p = problem(static_cast<int>(m), n, k, pair.scheme, DType::f32);
+      if (!can_run(p, gpu)) continue;
+      INFO(pair.kernel, " ", to_text(p));
+      const auto specs = family.operands(p);
+      const HostTensor w = random_tensor(specs[1], 7), w_scales = random_tensor(specs[3], 8);
+      const auto x = rounded(random_values(m * k, 9), DType::bf16);
+      const auto gamma = rounded(random_values(k, 10), DType::bf16);
+      const bool is_static = pair.scheme.x_scale == std::string("tensor");
+      const bool grouped = pair.scheme.x_scale == std::string("group");
+      constexpr float kStatic = 1.0f / 128;
+      RowValues values;
+      values.axes = {{"rows", static_cast<std::int64_t>(m)}};
+      if (grouped)
+        values.axes["groups"] = k / 128, values.axes["lanes"] = 128;
+      else
+        values.axes["cols"] = k;
+      values.dtypes["T"] = DType::bf16;
+      values.scalars["eps"] = eps;
+      if (is_static) values.scalars["scale"] = kStatic;
+
+      const Buffer x_in = upload(encode(x, DType::bf16), gpu.stream);
+      const Buffer gamma_in = upload(encode(gamma, DType::bf16), gpu.stream);
+      const Buffer w_in = upload(w.data, gpu.stream), sw_in = upload(w_scales.data, gpu.stream);
+      const GuardedBuffer codes(m * k, gpu.stream), y(m * n * 4, gpu.stream);
+      const GuardedBuffer scales(specs[2].size_bytes(), gpu.stream);
+      std::vector<std::uint64_t> of_norm = {x_in.address(), gamma_in.address(), codes.address()};
+      if (is_static)
+        copy_to_device(scales.address(), &kStatic, sizeof kStatic, gpu.stream);
+      else
+        of_norm.push_back(scales.address());
+      run_default(gpu, rows, rows.problem(pair.kernel, values), of_norm);
+      run_default(
+          gpu, family, p,
+          {codes.address(), w_in.address(), scales.address(), sw_in.address(), y.address()});
+
+      std::vector<float> wanted(m * n);
+      for (std::size_t i = 0; i < m; ++i) {
+        double square = 0;
+        for (std::size_t l = 0; l < k; ++l) square += std::pow(x[i * k + l], 2);
+        const double inverse = 1 / std::sqrt(square / k + eps);
+        for (std::size_t j = 0; j < n; ++j) {
+          double sum = 0;
+          for (std::size_t l = 0; l < k; ++l) {
+            const std::size_t at = grouped ? j / 128 * (k / 128) + l / 128 : is_static ? 0 : j;
+            sum += x[i * k + l] * inverse * gamma[l] *
+                   element(pair.scheme.dtype, w.data.data(), j * k + l) *
+                   element(DType::f32, w_scales.data.data(), at);
+          }
+          wanted[i * n + j] = static_cast<float>(sum);
+        }
+      }
+      CHECK(codes.intact(gpu.stream));
+      CHECK(scales.intact(gpu.stream));
+      QUERN_CHECK_CLOSE(y.download<float>(gpu.stream), wanted, pair.bound, 0.02);
+    }
 }
