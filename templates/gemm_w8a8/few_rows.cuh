@@ -17,7 +17,8 @@
 // kernel. x is then staged in shared memory once.
 //
 // Tunables (Config)
-//   tile_m         rows of x that are computed, 8 or 16; those from m on are zero and not stored
+//   tile_m         rows of x that are computed, 8 or 16; those from m on count as zero and are not
+//                  stored
 //   warps_n        row groups of a block
 //   warps_k        warps that share a row group, each taking every warps_k-th piece of k; their
 //   sums
@@ -108,13 +109,15 @@ struct FewRowsW8A8 {
 
   /// Adds the products of one chunk.
   static __device__ __forceinline__ void multiply(const Bytes<16> (&w)[2], const unsigned char* x,
-                                                  int chunk, int lane, Sums& sum) {
+                                                  int chunk, int m, int lane, Sums& sum) {
     const u32 first[4] = {w[0].word[0], w[1].word[0], w[0].word[1], w[1].word[1]};
     const u32 second[4] = {w[0].word[2], w[1].word[2], w[0].word[3], w[1].word[3]};
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      const auto v = *reinterpret_cast<const Bytes<16>*>(x + (tile * 8 + lane / 4) * kPitch +
-                                                         chunk * kFewRowsChunk + lane % 4 * 16);
+      Bytes<16> v{};
+      if (tile * 8 + lane / 4 < m)
+        v = *reinterpret_cast<const Bytes<16>*>(x + (tile * 8 + lane / 4) * kPitch +
+                                                chunk * kFewRowsChunk + lane % 4 * 16);
       mma_m16n8k32<T>(sum[tile], first, {v.word[0], v.word[1]});
       mma_m16n8k32<T>(sum[tile], second, {v.word[2], v.word[3]});
     }
@@ -122,14 +125,14 @@ struct FewRowsW8A8 {
 
   /// Adds the products of one step to the warp's sums.
   static __device__ __forceinline__ void consume(const Step& from, const unsigned char* x,
-                                                 const float* x_scales, int step, int warp_k,
+                                                 const float* x_scales, int step, int warp_k, int m,
                                                  int lane, Sums& sum) {
     if constexpr (!Scale::kBlocks) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int chunk = chunk_of(step, u, warp_k);
         if (kChunks % (kWarpsK * kUnroll) != 0 && chunk >= kChunks) continue;
-        multiply(from.w[u], x, chunk, lane, sum);
+        multiply(from.w[u], x, chunk, m, lane, sum);
       }
     } else {
 #pragma unroll
@@ -137,9 +140,9 @@ struct FewRowsW8A8 {
         const int chunk = chunk_of(step, 2 * b, warp_k);
         if (kChunks % (kWarpsK * kUnroll) != 0 && chunk >= kChunks) continue;
         Sums part = {};
-        multiply(from.w[2 * b], x, chunk, lane, part);
+        multiply(from.w[2 * b], x, chunk, m, lane, part);
         if (kChunks % 2 == 0 || chunk + 1 < kChunks)
-          multiply(from.w[2 * b + 1], x, chunk + 1, lane, part);
+          multiply(from.w[2 * b + 1], x, chunk + 1, m, lane, part);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           const auto s = load_vec<float, 2>(x_scales + chunk / 2 * kM + tile * 8 + lane % 4 * 2);
@@ -166,18 +169,20 @@ struct FewRowsW8A8 {
     }
   }
 
-  /// Copies x to shared memory, with zeros where it ends, and the scales of its groups.
-  static __device__ __forceinline__ void stage_x(const GemmW8A8Args& args, unsigned char* to,
+  /// Copies the rows of x that exist to shared memory, with zeros where they end, and the scales of
+  /// its groups.
+  static __device__ __forceinline__ void stage_x(const GemmW8A8Args& args, int m, unsigned char* to,
                                                  float* scales) {
     constexpr int kPieces = kChunks * 4;  // of 16 bytes, in a row
     const T* x = static_cast<const T*>(args.x);
-    for (int i = static_cast<int>(threadIdx.x); i < kM * kPieces; i += kThreads) {
-      const int m = i / kPieces, k = i % kPieces * 16;
-      Bytes<16> value{};
-      if (m < args.m && k < kK)
-        value = *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(m) * kK + k);
-      *reinterpret_cast<Bytes<16>*>(to + m * kPitch + k) = value;
+    const u32 shared = shared_address(to);
+#pragma unroll 4
+    for (int i = static_cast<int>(threadIdx.x); i < m * kPieces; i += kThreads) {
+      const int row = i / kPieces, k = i % kPieces * 16;
+      copy_async<16>(shared + static_cast<u32>(row * kPitch + k),
+                     x + static_cast<i64>(row) * kK + k, k < kK);
     }
+    copy_async_commit();
     if constexpr (Scale::kBlocks)
       for (int i = static_cast<int>(threadIdx.x); i < kM * Scale::kBlocksK; i += kThreads)
         scales[i % Scale::kBlocksK * kM + i / Scale::kBlocksK] =
@@ -191,6 +196,7 @@ struct FewRowsW8A8 {
     const int block = static_cast<int>(blockIdx.x), blocks = static_cast<int>(gridDim.x);
     const int num_groups = block < kGroups ? (kGroups - block - 1) / blocks + 1 : 0;
     const int num_steps = num_groups * kSteps;
+    const int m = static_cast<int>(args.m);
     unsigned char* x = smem;
     float* x_group_scales = reinterpret_cast<float*>(smem + kBytesX);
     using Four = Vec<Sum, 4>;
@@ -209,7 +215,8 @@ struct FewRowsW8A8 {
     // The warp that stores tile `tile` of a group: the only one, or the tile-th of those along k.
     const int tile_of_warp = kWarpsK == 1 ? 0 : warp_k;
     const bool stores = kWarpsK == 1 || warp_k < kTiles;
-    float w_scale[2] = {}, x_scale[kTiles][2] = {};
+    constexpr int kOwnTiles = kWarpsK == 1 ? kTiles : 1;  // that this warp stores
+    float w_scale[2] = {}, x_scale[kOwnTiles][2] = {};
     const auto load_w_scales = [&](int row0) {
       if constexpr (!Scale::kBlocks)
         if (stores) {
@@ -219,14 +226,14 @@ struct FewRowsW8A8 {
     };
     load_w_scales(read.row0);
     pdl_wait();
-    stage_x(args, x, x_group_scales);
+    stage_x(args, m, x, x_group_scales);
     if constexpr (!Scale::kBlocks)
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile)
+      for (int tile = 0; tile < kOwnTiles; ++tile)
 #pragma unroll
         for (int c = 0; c < 2; ++c)
-          x_scale[tile][c] =
-              Scale::of_x(args, (kWarpsK == 1 ? tile : tile_of_warp) * 8 + lane % 4 * 2 + c);
+          x_scale[tile][c] = Scale::of_x(args, (tile_of_warp + tile) * 8 + lane % 4 * 2 + c);
+    copy_async_wait<0>();
     __syncthreads();
 
     Sums sum = {};
@@ -267,7 +274,7 @@ struct FewRowsW8A8 {
       for (int s = 0; s < kStages; ++s) {
         const int step = first + s;
         if (step >= num_steps) break;
-        consume(ring[s], x, x_group_scales, read.step, warp_k, lane, sum);
+        consume(ring[s], x, x_group_scales, read.step, warp_k, m, lane, sum);
         if (step + kStages < num_steps) {
           load(args, ahead, warp_k, lane, ring[s]);
           ahead.advance();

@@ -44,6 +44,7 @@ const std::vector<IntSpace>& int_spaces() {
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
       {"promote", &C::promote, {0, 1, 4}},
+      {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
   return spaces;
 }
@@ -163,6 +164,23 @@ Reason reject_on_hopper(const GemmW8A8Problem& p, const GemmW8A8Config& c, const
   return reject_wgmma(p, c, arch);
 }
 
+/// cuBLASLt gives what the problem asks for where each operand has one scale. Its integer products
+/// end as unscaled s32.
+Reason reject_cublaslt(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
+  if (p.dtype != DType::e4m3 || p.x_scale != "tensor" || p.w_scale != "tensor")
+    return fmt::format(
+        "cuBLASLt is used for e4m3 with scales of tensors, not for {} with {} and {}",
+        name(p.dtype), p.x_scale, p.w_scale);
+  if (p.n % 16 != 0 || p.k % 16 != 0)
+    return fmt::format("cuBLASLt is used where n and k are multiples of 16, not for {} and {}", p.n,
+                       p.k);
+  if (c.algorithm < 0 || c.algorithm > 7)
+    return fmt::format("algorithm = {} is not between 0 and 7", c.algorithm);
+  GemmW8A8Config rest = c;
+  rest.algorithm = 0;
+  return outside_space(rest, {});
+}
+
 /// Why no architecture can serve the problem, or nothing.
 Reason malformed(const GemmW8A8Problem& p) {
   for (const auto& [name, value] : {std::pair{"m", p.m}, {"n", p.n}, {"k", p.k}})
@@ -216,8 +234,8 @@ int estimated_registers(const GemmW8A8Problem& p, const GemmW8A8Config& c, const
   // Hopper has no mma.sync of 8-bit floats: fragments are unpacked to f16, twice as many registers.
   const bool unpacked = p.dtype == DType::e4m3 && arch.major == 9;
   if (c.kernel == "few_rows")
-    return c.stages * (8 * c.unroll + (p.has_block_scales() ? 1 : 0)) +
-           c.tile_m * (p.has_block_scales() ? 2 : 1) + (unpacked ? 16 : 8) + 36;
+    return c.stages * (8 * c.unroll + (p.has_block_scales() ? 1 : 0)) + c.tile_m +
+           (unpacked ? 12 + 6 * c.unroll : 14) + 36;
   if (c.kernel == "mma") {
     const int blocks_m = c.tile_m / c.warps_m / 16, blocks_n = c.tile_n / c.warps_n / 8;
     const int fragments = 4 * blocks_m + 2 * blocks_n;
@@ -234,6 +252,7 @@ std::optional<std::string> reject_reason(const GemmW8A8Problem& p, const GemmW8A
   if (c.kernel == "few_rows") return reject_few_rows(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") return reject_on_hopper(p, c, arch);
+  if (c.kernel == "cublaslt") return reject_cublaslt(p, c);
   if (c.kernel != "reference") return fmt::format("'{}' is not a kernel of gemm_w8a8", c.kernel);
   return outside_space(c, {});
 }
@@ -270,7 +289,7 @@ LaunchPlan plan(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& a
 std::vector<Tunable> GemmW8A8Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"few_rows", "mma", "wgmma", "reference"}});
+  out.push_back({"kernel", {"few_rows", "mma", "wgmma", "cublaslt", "reference"}});
   for (const IntSpace& space : int_spaces())
     out.push_back({space.name, {space.values.begin(), space.values.end()}});
   out.push_back({"pingpong", {false, true}});
@@ -306,6 +325,16 @@ Params GemmW8A8Family::reference_config(const Params& problem) const {
   GemmW8A8Config config;
   config.kernel = "reference";
   return to_params(config);
+}
+
+bool GemmW8A8Family::is_library(const Params& config) const {
+  return config_from(config).kernel == "cublaslt";
+}
+
+LibraryMatmul GemmW8A8Family::library_matmul(const Params& problem, const Params& config) const {
+  LibraryMatmul matmul = Family::library_matmul(problem, config);
+  matmul.scaled = true;
+  return matmul;
 }
 
 KernelSource GemmW8A8Family::source(const Params& problem, const Params& config,
@@ -423,14 +452,21 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
   const GemmW8A8Problem p = problem_from(problem);
   // Integer sums are exact, and they are scaled and rounded in one order.
   if (p.dtype == DType::i8) return {};
-  const double rel = p.out_dtype == DType::bf16  ? std::ldexp(1.0, -7)
-                     : p.out_dtype == DType::f16 ? std::ldexp(1.0, -10)
-                                                 : std::ldexp(1.0, -16);
-  // Sums of k products with a total of about 1, times scales of up to 4 on either side. Tensor
-  // cores add 32 products at a time and cut the sum off at 2^-13 of its largest part at worst
-  // (Hopper), but sums of 128 products are added up in fp32.
   const double k = p.k;
-  return {16 * (std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20)), rel};
+  double rel = p.out_dtype == DType::bf16  ? std::ldexp(1.0, -7)
+               : p.out_dtype == DType::f16 ? std::ldexp(1.0, -10)
+                                           : std::ldexp(1.0, -16);
+  // Sums of k products with a total of about 1, times scales of up to 4 on either side. Tensor
+  // cores may cut their sum off at 2^-13 of its largest part with every 32 products (Hopper), which
+  // are added up in fp32 after 128, or, where scales are rank-1, after a short k only. The latter
+  // bends sums towards zero by half of that each time.
+  double error = std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20);
+  if (!p.has_block_scales()) {
+    const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
+    error += cuts * std::ldexp(1.0, -17);
+    rel += cuts * std::ldexp(1.0, -15);
+  }
+  return {16 * error, rel};
 }
 
 }  // namespace quern

@@ -42,7 +42,7 @@ struct GemmW8A8Problem {
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
 /// what each one does: gemm_w8a8/few_rows.cuh, gemm_w8a8/mma.cuh, gemm_w8a8/wgmma.cuh.
 struct GemmW8A8Config {
-  std::string kernel = "mma";  // few_rows, mma, wgmma, reference
+  std::string kernel = "mma";  // few_rows, mma, wgmma, cublaslt, reference
   int tile_m = 0;  // few_rows: rows of x that are computed; mma, wgmma: the block's tile
   int tile_n = 0, tile_k = 0;  // mma, wgmma
   int warps_m = 0;             // mma
@@ -56,6 +56,7 @@ struct GemmW8A8Config {
   bool pingpong = false;       // wgmma: a warpgroup has a tile of its own
   int cluster = 0;             // wgmma: blocks along m that share tiles of w
   int promote = 0;             // wgmma: stages between promotions of sums; 0: none
+  int algorithm = 0;           // cublaslt: rank in the library's own order
 
   static constexpr auto fields() {
     using C = GemmW8A8Config;
@@ -67,7 +68,7 @@ struct GemmW8A8Config {
         std::pair{"stages", &C::stages},     std::pair{"blocks_per_sm", &C::blocks_per_sm},
         std::pair{"split_k", &C::split_k},   std::pair{"group_m", &C::group_m},
         std::pair{"pingpong", &C::pingpong}, std::pair{"cluster", &C::cluster},
-        std::pair{"promote", &C::promote}};
+        std::pair{"promote", &C::promote},   std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmW8A8Config&) const = default;
 };
@@ -101,6 +102,8 @@ class GemmW8A8Family final : public Family {
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;
   Params reference_config(const Params& problem) const override;
+  bool is_library(const Params& config) const override;
+  LibraryMatmul library_matmul(const Params& problem, const Params& config) const override;
   KernelSource source(const Params& problem, const Params& config, const Arch& arch) const override;
   LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const override;
   std::vector<OperandSpec> operands(const Params& problem) const override;

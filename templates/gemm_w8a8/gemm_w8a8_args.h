@@ -27,6 +27,10 @@ struct GemmW8A8TmaArgs : GemmTmaArgs {
 constexpr int kScaleBlock = 128;
 constexpr int scale_blocks(int extent) { return (extent + kScaleBlock - 1) / kScaleBlock; }
 
+/// Largest k whose products of e4m3 a tensor core of Hopper may sum up alone: it cuts its sum off
+/// after some 13 bits with every 32 of k, an error that stays below that of the codes themselves.
+constexpr int kMaxUnpromotedK = 8192;
+
 /// Bytes that one access moves: rows of k bytes are aligned to no more than this.
 constexpr int w8a8_vector_bytes(int k) {
   return k % 16 == 0 ? 16 : k % 8 == 0 ? 8 : k % 4 == 0 ? 4 : 1;

@@ -100,11 +100,23 @@ double mma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arc
   return kLaunchUs + kDramLatencyUs + rounds * (steps * step + finish);
 }
 
+/// Its kernels use all that the architecture has, but in a graph they do not overlap with their
+/// neighbours.
+double library_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
+  const double m = p.m, n = p.n, k = p.k;
+  const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;
+  const double dram = (m * k + n * k + out_bytes * m * n) / (0.92 * arch.dram_gbps * 1e3);
+  const double math = 2 * m * n * k / (0.68 * 2 * arch.tensor_tflops * 1e6);
+  constexpr double kOverheadUs = 5.2, kPerRank = 0.004;
+  return (kOverheadUs + overlapped({dram, math})) * (1 + kPerRank * c.algorithm);
+}
+
 }  // namespace
 
 double estimate_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
   if (c.kernel == "few_rows") return few_rows_us(p, c, arch);
   if (c.kernel == "mma") return mma_us(p, c, arch);
+  if (c.kernel == "cublaslt") return library_us(p, c, arch);
   if (c.kernel == "wgmma") return estimate_wgmma_us(p, c, arch);
   const double m = p.m, n = p.n, k = p.k;  // reference: one thread an output, nothing shared
   return kLaunchUs + lanes_us(arch, 8 * m * n * k / arch.num_sms);

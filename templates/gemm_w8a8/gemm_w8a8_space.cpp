@@ -65,6 +65,13 @@ void add_mma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
   }
 }
 
+void add_library(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
+  if (p.dtype != DType::e4m3 || p.x_scale != "tensor" || p.w_scale != "tensor") return;
+  GemmW8A8Config c;
+  c.kernel = "cublaslt";
+  for (c.algorithm = 0; c.algorithm < 8; ++c.algorithm) out.push_back(c);
+}
+
 Reason wasteful_few_rows(const GemmW8A8Config& c) {
   constexpr int kMinBytes = 16 << 10, kMinWarps = 8;
   const int warps = c.warps_n * c.warps_k * c.blocks_per_sm;
@@ -151,11 +158,13 @@ RankedSpace ranked_space(const GemmW8A8Problem& p, const Arch& arch) {
   add_few_rows(p, points);
   add_mma(p, points);
   add_wgmma(p, points);
+  add_library(p, points);
   return rank_points(
       default_config(p, arch), points,
       [&](const GemmW8A8Config& c) -> Reason {
         if (auto why = reject_reason(p, c, arch)) return why;
         if (c.kernel == "wgmma") return wasteful_wgmma(p, c, arch);
+        if (c.kernel == "cublaslt") return std::nullopt;
         return c.kernel == "few_rows" ? wasteful_few_rows(c) : wasteful_mma(p, c, arch);
       },
       [&](const GemmW8A8Config& c) { return estimate_us(p, c, arch); });

@@ -55,6 +55,11 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   // Without promotion the epilogue has no room beside more than 128 sums.
   if (sums > 128 || sums + unpromoted > kMaxSums)
     return fmt::format("{} sums of a thread are too many", sums + unpromoted);
+  if (c.promote > 1 && rows > 64)
+    return fmt::format("sums of {} stages are promoted for 64 rows of a warpgroup, not {}",
+                       c.promote, rows);
+  if (p.dtype == DType::e4m3 && c.promote == 0 && p.k > kMaxUnpromotedK)
+    return fmt::format("sums of k = {} products of e4m3 need promotion", p.k);
   if (p.dtype == DType::i8 && c.promote > 0) return "sums of integers are exact without promotion";
   if (p.has_block_scales()) {
     if (c.promote != 1) return "with block scales sums are promoted after every 128 of k";
@@ -68,8 +73,6 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   if (bytes > arch.smem_per_block_bytes)
     return fmt::format("needs {} bytes of shared memory, {} has {} for a block", bytes, arch.name(),
                        arch.smem_per_block_bytes);
-  if (c.promote > c.stages)
-    return fmt::format("{} stages are promoted together, the ring has {}", c.promote, c.stages);
   if (tiles(p, c) > 0x3fffffff) return "more tiles than are counted";
   return std::nullopt;
 }
@@ -111,7 +114,7 @@ void add_wgmma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& points) {
   c.tile_k = kTileK;
   for (const bool pingpong : {false, true})
     for (c.tile_m = 64; c.tile_m <= 256; c.tile_m *= 2)
-      for (const int tile_n : {64, 96, 128, 160, 192, 224, 256})
+      for (const int tile_n : {32, 64, 96, 128, 160, 192, 224, 256})
         for (c.cluster = 1; c.cluster <= 2; ++c.cluster)
           for (c.stages = 3; c.stages <= 8; ++c.stages)
             for (const int promote : {0, 1, 4})

@@ -61,10 +61,16 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
   static constexpr int kPromote = Config::promote;
 
   static_assert(Config::tile_k == 128, "a row of a stage's tile is 128 bytes");
+  static_assert(kPromote <= 1 || kBlocksM == 1, "64 rows have sums of several stages to promote");
   static_assert(!Scale::kBlocks || kPromote == 1, "every 128 of k have their own scales");
   static_assert(!Scale::kBlocks || kScaleBlock % kTileN == 0, "a tile lies in one block of scales");
 
   using Sums = Sum[kBlocksM][kSums];
+
+  /// The operand of 64 rows of x from row `row` of the tile.
+  static __device__ __forceinline__ u64 operand_x(const Shared& at, int stage, int row) {
+    return wgmma_operand(at.x(stage) + static_cast<u32>(row * Config::tile_k));
+  }
 
   /// Sums of one tile whose products are all added up by the tensor cores.
   static __device__ __forceinline__ void multiply(const Shared& at, Ring& ring, int row,
@@ -77,7 +83,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
 #pragma unroll 1
     for (int turn = 0; turn < kTilesK; ++turn) {
       barrier_wait(at.is_full(ring.stage), ring.parity);
-      const u64 x = wgmma_operand(at.x(ring.stage) + static_cast<u32>(row * Config::tile_k));
+      const u64 x = operand_x(at, ring.stage, row);
       const u64 w = wgmma_operand(at.w(ring.stage));
       wgmma_fence();
 #pragma unroll
@@ -122,43 +128,49 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     if constexpr (Scale::kBlocks) now.load(scales, row0, column0, 0);
 #pragma unroll 1
     for (int turn = 0; turn < kTilesK; turn += kPromote) {
-      const int count = kPromote == 1 ? 1 : min(kPromote, kTilesK - turn);
       if constexpr (Scale::kBlocks) next.load(scales, row0, column0, turn + 1);
-#pragma unroll
-      for (int i = 0; i < kBlocksM; ++i) {
+      if constexpr (kPromote > 1) {
         Sum part[kSums];
-        if constexpr (kPromote > 1)
 #pragma unroll
-          for (int j = 0; j < kSums; ++j) part[j] = 0;
-        Ring at_turn = ring;
+        for (int j = 0; j < kSums; ++j) part[j] = 0;
+        const int count = min(kPromote, kTilesK - turn);
+        int last = 0;
 #pragma unroll 1
         for (int s = 0; s < count; ++s) {
-          if (i == 0) barrier_wait(at.is_full(at_turn.stage), at_turn.parity);
-          const u64 x = wgmma_operand(at.x(at_turn.stage) +
-                                      static_cast<u32>((row + i * 64) * Config::tile_k));
-          const u64 w = wgmma_operand(at.w(at_turn.stage));
+          barrier_wait(at.is_full(ring.stage), ring.parity);
           wgmma_fence();
-          if constexpr (kPromote > 1)
-            Product::run(part, x, w);
-          else
-            Product::start(part, x, w);
+          Product::run(part, operand_x(at, ring.stage, row), wgmma_operand(at.w(ring.stage)));
           wgmma_commit();
-          at_turn.advance();
+          wgmma_wait<1>();  // the stage before this one
+          if (s > 0) Base::release(at, last);
+          last = ring.stage;
+          ring.advance();
         }
         wgmma_wait<0>();
-        if (i == kBlocksM - 1)
-          for (int s = 0; s < count; ++s) {
-            Base::release(at, ring.stage);
-            ring.advance();
-          }
-        const float scale[2] = {now.w * now.x[i][0], now.w * now.x[i][1]};
+        Base::release(at, last);
 #pragma unroll
-        for (int j = 0; j < kSums; ++j) {
-          if constexpr (Scale::kBlocks)
-            sum[i][j] = fmaf(part[j], scale[j % 4 / 2], sum[i][j]);
-          else
-            sum[i][j] += part[j];
+        for (int j = 0; j < kSums; ++j) sum[0][j] += part[j];
+      } else {
+        barrier_wait(at.is_full(ring.stage), ring.parity);
+#pragma unroll
+        for (int i = 0; i < kBlocksM; ++i) {
+          Sum part[kSums];
+          wgmma_fence();
+          Product::start(part, operand_x(at, ring.stage, row + i * 64),
+                         wgmma_operand(at.w(ring.stage)));
+          wgmma_commit();
+          wgmma_wait<0>();
+          if (i == kBlocksM - 1) Base::release(at, ring.stage);
+          const float scale[2] = {now.w * now.x[i][0], now.w * now.x[i][1]};
+#pragma unroll
+          for (int j = 0; j < kSums; ++j) {
+            if constexpr (Scale::kBlocks)
+              sum[i][j] = fmaf(part[j], scale[j % 4 / 2], sum[i][j]);
+            else
+              sum[i][j] += part[j];
+          }
         }
+        ring.advance();
       }
       now = next;
     }

@@ -87,8 +87,7 @@ TEST_CASE("every kernel of gemm_w8a8 agrees with loops on the CPU at odd shapes"
   configs.push_back(mma(64, 64, 128, 2, 4, 2, 1));
   configs.push_back(mma(64, 128, 64, 4, 2, 4, 3));
   for (const Scheme& scheme : kSchemes)
-    for (const auto& [n, k] :
-         {std::pair{512, 64}, {511, 172}, {193, 400}, {40, 1040}, {33, 77}, {300, 520}})
+    for (const auto& [n, k] : {std::pair{511, 172}, {193, 400}, {40, 1040}, {33, 77}})
       for (const int m : kRows) {
         const Params p = problem(m, n, k, scheme);
         if (!can_run(p, gpu)) continue;
@@ -103,15 +102,15 @@ TEST_CASE("Hopper's kernel of gemm_w8a8 agrees with loops on the CPU at odd shap
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
   GpuFixture gpu;
   std::vector<GemmW8A8Config> configs;
-  for (const bool pingpong : {false, true})
-    for (const int cluster : {1, 2})
-      for (const int promote : {0, 1, 4}) {
-        configs.push_back(wgmma(128, 128, 4, pingpong, cluster, promote));
-        configs.push_back(wgmma(pingpong ? 64 : 256, 64, 5, pingpong, cluster, promote));
-        configs.push_back(wgmma(128, 192, 4, false, cluster, promote));
-      }
+  for (const int promote : {0, 1, 4}) {
+    configs.push_back(wgmma(128, 128, 6, false, 1, promote));
+    configs.push_back(wgmma(256, 64, 5, false, 2, promote));
+    configs.push_back(wgmma(64, 32, 8, true, 2, promote));
+    configs.push_back(wgmma(128, 192, 4, false, 2, promote));
+  }
+  configs.push_back(wgmma(128, 128, 4, true, 1, 0));
   for (const Scheme& scheme : kSchemes)
-    for (const auto& [n, k] : {std::pair{512, 64}, {504, 176}, {264, 1552}, {40, 1040}})
+    for (const auto& [n, k] : {std::pair{512, 64}, {504, 176}, {264, 1552}})
       for (const int m : {17, 64, 129, 300}) {
         const Params p = problem(m, n, k, scheme, m == 64 ? DType::f32 : DType::bf16);
         if (!can_run(p, gpu)) continue;
@@ -142,7 +141,7 @@ TEST_CASE("candidates of gemm_w8a8 for a layer of Llama-3-8B") {
   check.max_candidates = 12;
   for (const Scheme& scheme : {kSchemes[0], kSchemes[3], kSchemes[4]})
     for (const int m : {1, 16, 129})
-      if (const Params p = problem(m, 4096, 4096, scheme); can_run(p, gpu))
+      if (const Params p = problem(m, 1024, 4096, scheme); can_run(p, gpu))
         check_family(gpu, family, p, reference_gemm_w8a8, check);
 }
 

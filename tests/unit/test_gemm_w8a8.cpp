@@ -78,6 +78,7 @@ TEST_CASE("candidates of e4m3 are legal where the architecture has its products"
         for (const Params& config : configs) {
           CHECK_FALSE(family.reject_reason(params, config, arch));
           CHECK_NE(config["kernel"], "reference");
+          if (family.is_library(config)) continue;
           CHECK_LE(family.plan(params, config, arch).smem_bytes,
                    static_cast<unsigned>(arch.smem_per_block_bytes));
         }
@@ -168,6 +169,25 @@ TEST_CASE("the kernel of Hopper for 8 bits gets its operands as tensor maps") {
   CHECK_EQ(maps[1].offset, 128);
   CHECK_EQ(maps[1].box_rows, 64);  // a block of a cluster fetches half of w
   CHECK(family.tensor_maps(to_params(problem(100, 64, 64)), to_params(legal_mma())).empty());
+}
+
+TEST_CASE("cuBLASLt serves e4m3 with a scale for each tensor, and nothing else of 8 bits") {
+  const Arch hopper = parse_arch("sm_90a");
+  GemmW8A8Config c;
+  c.kernel = "cublaslt";
+  c.algorithm = 3;
+  const auto p = problem(64, 4096, 4096, DType::e4m3, "tensor", "tensor");
+  CHECK_FALSE(reject_reason(p, c, hopper));
+  CHECK(family.is_library(to_params(c)));
+  const LibraryMatmul matmul = family.library_matmul(to_params(p), to_params(c));
+  CHECK(matmul.scaled);
+  CHECK_EQ(matmul.rank, 3);
+  CHECK(mentions(reject_reason(problem(64, 4096, 4096), c, hopper), "scales of tensors"));
+  CHECK(mentions(reject_reason(blocks(64, 4096, 4096), c, hopper), "scales of tensors"));
+  CHECK(mentions(reject_reason(problem(64, 4088, 4096, DType::e4m3, "tensor", "tensor"), c, hopper),
+                 "multiples of 16"));
+  c.algorithm = 8;
+  CHECK(mentions(reject_reason(p, c, hopper), "not between 0 and 7"));
 }
 
 TEST_CASE("absurd numbers are refused by gemm_w8a8, not computed with") {
