@@ -112,6 +112,9 @@ DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const Model
                              const Stream& stream, const LoadProgress& progress)
     : buffer_(required_bytes(config, dtype)) {
   require_16_bits(dtype);
+  if (config.quantization)
+    throw InputError(fmt::format("a quantised checkpoint ({}) runs on the CPU only so far",
+                                 config.quantization->text()));
   // Two staging halves: one is filled while the other is on its way.
   constexpr std::size_t half_elements = std::size_t{8} << 20;
   const std::size_t largest = std::min(half_elements, buffer_.size_bytes() / 2);
