@@ -7,7 +7,7 @@
 
 #include "model/cpu_math.h"
 #include "runtime/base/error.h"
-#include "runtime/base/file.h"
+#include "runtime/base/half.h"
 #include "tests/support/quantised_checkpoint.h"
 #include "tests/support/support.h"
 
