@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "autotune/gate.h"
+#include "autotune/launch_args.h"
 #include "autotune/trial_tools.h"
 #include "cache/grade.h"
 #include "runtime/base/error.h"
@@ -40,7 +41,8 @@ void BoundKernel::enqueue(const Stream& stream, std::span<const CUdeviceptr> add
     return;
   }
   const std::vector<std::uint64_t> operands(addresses.begin(), addresses.end());
-  const auto args = kernel.family.pack_args(problem_, kernel.config, operands, workspace.address());
+  const auto args =
+      launch_args(kernel.family, problem_, kernel.config, operands, workspace.address());
   launch(stream, kernel.function, plan_, args.data(), args.size());
 }
 

@@ -22,7 +22,8 @@ struct Driver {
   X(ModuleGetFunction) X(FuncSetAttribute) X(FuncGetAttribute)                                   \
   X(OccupancyMaxActiveBlocksPerMultiprocessor) X(LaunchKernelEx) X(GraphCreate) X(GraphDestroy)  \
   X(GraphAddKernelNode) X(GraphInstantiateWithFlags) X(GraphExecDestroy) X(GraphLaunch)          \
-  X(GraphUpload) X(GraphGetNodes) X(GraphExecKernelNodeSetParams) X(GraphKernelNodeSetAttribute)
+  X(GraphUpload) X(GraphGetNodes) X(GraphExecKernelNodeSetParams) X(GraphKernelNodeSetAttribute) \
+  X(TensorMapEncodeTiled)
 // clang-format on
 #define QUERN_DECLARE(f) decltype(&cu##f) f = nullptr;
   QUERN_DRIVER_FUNCTIONS(QUERN_DECLARE)

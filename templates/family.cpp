@@ -66,6 +66,8 @@ void Family::cpu_reference(const Params&, std::span<HostTensor>) const {
   throw InputError(fmt::format("{} has its reference on the device", name()));
 }
 
+std::vector<TensorMapSpec> Family::tensor_maps(const Params&, const Params&) const { return {}; }
+
 bool Family::is_library(const Params&) const { return false; }
 
 LibraryMatmul Family::library_matmul(const Params& problem, const Params& config) const {

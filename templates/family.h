@@ -12,6 +12,7 @@
 #include "runtime/base/arch.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/launch_plan.h"
+#include "runtime/base/tensor_map_spec.h"
 #include "templates/params.h"
 #include "templates/ranked_space.h"
 
@@ -146,6 +147,8 @@ class Family {
   virtual std::vector<std::byte> pack_args(const Params& problem, const Params& config,
                                            std::span<const std::uint64_t> addresses,
                                            std::uint64_t workspace) const = 0;
+  /// The tensor maps in that struct, which pack_args leaves empty. Here: none.
+  virtual std::vector<TensorMapSpec> tensor_maps(const Params& problem, const Params& config) const;
   virtual Cost cost(const Params& problem) const = 0;
   /// Of output operand `index`, from its dtype and the reduction length.
   virtual Tolerance tolerance(const Params& problem, std::size_t index) const = 0;

@@ -7,6 +7,7 @@
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm/gemm_args.h"
+#include "templates/gemm/gemm_wgmma.h"
 
 namespace quern {
 namespace {
@@ -28,18 +29,19 @@ struct IntSpace {
 const std::vector<IntSpace>& int_spaces() {
   using C = GemmConfig;
   static const std::vector<IntSpace> spaces = {
-      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128}},
-      {"tile_n", &C::tile_n, {0, 32, 64, 128, 256}},
+      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
+      {"tile_n", &C::tile_n, {0, 32, 64, 96, 128, 160, 192, 224, 256}},
       {"tile_k", &C::tile_k, {0, 32, 64, 128}},
       {"warps_m", &C::warps_m, {0, 1, 2, 4}},
       {"warps_n", &C::warps_n, {0, 1, 2, 4, 8, 16}},
       {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
       {"rows_per_warp", &C::rows_per_warp, {0, 1, 2, 4, 8}},
       {"unroll", &C::unroll, {0, 1, 2, 4, 8}},
-      {"stages", &C::stages, {0, 1, 2, 3, 4, 5, 6, 8}},
+      {"stages", &C::stages, {0, 1, 2, 3, 4, 5, 6, 7, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4, 6, 8}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
+      {"cluster", &C::cluster, {0, 1, 2}},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
   return spaces;
@@ -111,7 +113,7 @@ Reason reject_mma(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   if (auto why = outside_space(
           c, {"tile_m", "tile_n", "tile_k", "warps_m", "warps_n", "stages", "split_k", "group_m"}))
     return why;
-  if (c.async_copy) return "mma has no tunable async_copy, which should be false";
+  if (c.tile_m > 128) return "mma has at most 128 rows in a tile";
   if (c.tile_m % (16 * c.warps_m) != 0)
     return fmt::format("tile_m = {} is not a multiple of 16 for each of {} warps", c.tile_m,
                        c.warps_m);
@@ -187,12 +189,20 @@ int estimated_registers(const GemmProblem& p, const GemmConfig& c) {
 std::optional<std::string> reject_reason(const GemmProblem& p, const GemmConfig& c,
                                          const Arch& arch) {
   if (auto why = unsupported(p, arch)) return why;
+  if (c.pingpong && c.kernel != "wgmma")
+    return fmt::format("{} has no tunable pingpong, which should be false", c.kernel);
+  if (c.async_copy && c.kernel != "gemv")
+    return fmt::format("{} has no tunable async_copy, which should be false", c.kernel);
   if (c.kernel == "gemv") return reject_gemv(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
+  if (c.kernel == "wgmma") {
+    if (auto why = outside_space(
+            c, {"tile_m", "tile_n", "tile_k", "stages", "split_k", "group_m", "cluster"}))
+      return why;
+    return reject_wgmma(p, c, arch);
+  }
   if (c.kernel != "cublaslt" && c.kernel != "reference")
     return fmt::format("'{}' is not a kernel of gemm", c.kernel);
-  if (c.async_copy)
-    return fmt::format("{} has no tunable async_copy, which should be false", c.kernel);
   GemmConfig rest = c;
   if (c.kernel == "cublaslt") {
     if (c.algorithm < 0 || c.algorithm > 7)
@@ -213,6 +223,7 @@ LaunchPlan plan(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
     plan.block[0] = kReferenceTile * kReferenceTile;
     return plan;
   }
+  if (c.kernel == "wgmma") return plan_wgmma(p, c, arch);
   plan.pdl = arch.has_pdl();
   if (c.kernel == "gemv") {
     const std::int64_t groups = ceil_div(p.n, c.warps_n * c.rows_per_warp);
@@ -235,10 +246,11 @@ LaunchPlan plan(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
 std::vector<Tunable> GemmFamily::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"gemv", "mma", "cublaslt", "reference"}});
+  out.push_back({"kernel", {"gemv", "mma", "wgmma", "cublaslt", "reference"}});
   for (const IntSpace& space : int_spaces())
     out.push_back({space.name, {space.values.begin(), space.values.end()}});
   out.push_back({"async_copy", {false, true}});
+  out.push_back({"pingpong", {false, true}});
   return out;
 }
 
@@ -294,6 +306,9 @@ KernelSource GemmFamily::source(const Params& problem, const Params& config,
             "gemm_reference",
             {}};
 
+  if (c.kernel == "wgmma")
+    return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wgmma", {}};
+
   const bool gemv = c.kernel == "gemv";
   const std::string entry = fmt::format("gemm_{}", c.kernel);
   return {fmt::format("#include \"gemm/{}.cuh\"\n\n{}{}\n"
@@ -324,11 +339,25 @@ std::vector<OperandSpec> GemmFamily::operands(const Params& problem) const {
   return {x, w, y};
 }
 
-std::vector<std::byte> GemmFamily::pack_args(const Params& problem, const Params&,
+std::vector<TensorMapSpec> GemmFamily::tensor_maps(const Params& problem,
+                                                   const Params& config) const {
+  const GemmConfig c = config_from(config);
+  if (c.kernel != "wgmma") return {};
+  return tensor_maps_wgmma(problem_from(problem), c);
+}
+
+std::vector<std::byte> GemmFamily::pack_args(const Params& problem, const Params& config,
                                              std::span<const std::uint64_t> addresses,
                                              std::uint64_t workspace) const {
   const GemmProblem p = problem_from(problem);
   if (addresses.size() != 3) throw InputError("gemm has the operands x, w and y");
+  if (config_from(config).kernel == "wgmma") {
+    GemmTmaArgs args{};
+    args.y = reinterpret_cast<void*>(addresses[2]);
+    args.workspace = reinterpret_cast<void*>(workspace);
+    args.m = p.m;
+    return args_bytes(args);
+  }
   GemmArgs args{};
   args.x = reinterpret_cast<const void*>(addresses[0]);
   args.w = reinterpret_cast<const void*>(addresses[1]);

@@ -26,11 +26,11 @@ struct GemmProblem {
 };
 
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
-/// what each one does: gemm/gemv.cuh, gemm/mma.cuh.
+/// what each one does: gemm/gemv.cuh, gemm/mma.cuh, gemm/wgmma.cuh.
 struct GemmConfig {
-  std::string kernel = "mma";  // gemv, mma, cublaslt, reference
-  int tile_m = 0;              // gemv: rows of x that the kernel computes; mma: the block's tile
-  int tile_n = 0, tile_k = 0;  // mma
+  std::string kernel = "mma";  // gemv, mma, wgmma, cublaslt, reference
+  int tile_m = 0;              // gemv: rows of x that the kernel computes; mma, wgmma: of a tile
+  int tile_n = 0, tile_k = 0;  // mma, wgmma
   int warps_m = 0;             // mma
   int warps_n = 0;             // gemv: row groups of a block; mma
   int warps_k = 0;             // gemv: warps that share a row
@@ -39,8 +39,10 @@ struct GemmConfig {
   int stages = 0;              // depth of the ring of weights (gemv) or tiles (mma)
   bool async_copy = false;     // gemv: the ring lies in shared memory, else in registers
   int blocks_per_sm = 0;       // gemv: resident blocks
-  int split_k = 0;             // mma: blocks that share an output tile
-  int group_m = 0;             // mma: tiles along m that are visited together
+  int split_k = 0;             // mma, wgmma: blocks that share an output tile
+  int group_m = 0;             // mma, wgmma: tiles along m that are visited together
+  int cluster = 0;             // wgmma: blocks that share tiles of w
+  bool pingpong = false;       // wgmma: each warpgroup has tiles of its own, else half of each
   int algorithm = 0;           // cublaslt: rank in the library's own order
 
   static constexpr auto fields() {
@@ -53,6 +55,7 @@ struct GemmConfig {
         std::pair{"unroll", &C::unroll},         std::pair{"stages", &C::stages},
         std::pair{"async_copy", &C::async_copy}, std::pair{"blocks_per_sm", &C::blocks_per_sm},
         std::pair{"split_k", &C::split_k},       std::pair{"group_m", &C::group_m},
+        std::pair{"cluster", &C::cluster},       std::pair{"pingpong", &C::pingpong},
         std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmConfig&) const = default;
@@ -93,6 +96,8 @@ class GemmFamily final : public Family {
   std::vector<std::byte> pack_args(const Params& problem, const Params& config,
                                    std::span<const std::uint64_t> addresses,
                                    std::uint64_t workspace) const override;
+  std::vector<TensorMapSpec> tensor_maps(const Params& problem,
+                                         const Params& config) const override;
   Cost cost(const Params& problem) const override;
   Tolerance tolerance(const Params& problem, std::size_t index) const override;
 };

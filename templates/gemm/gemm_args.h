@@ -1,7 +1,6 @@
 // What host and device code of the gemm family must agree on: the kernels' parameter and the sizes
 // of their shared memory.
 #pragma once
-
 namespace quern {
 
 /// y = x · wᵀ, all row-major and contiguous; 16-byte aligned addresses.
@@ -10,6 +9,16 @@ struct GemmArgs {
   const void* w;    // [n, k]
   void* y;          // [m, n]
   void* workspace;  // counters, then fp32 partial sums; null where split_k is 1
+  long long m;
+};
+
+/// The same where x and w are copied by the tensor memory accelerator, as the driver describes them
+/// to it (Family::tensor_maps).
+struct GemmTmaArgs {
+  alignas(64) unsigned char x_map[128];
+  alignas(64) unsigned char w_map[128];
+  void* y;
+  void* workspace;
   long long m;
 };
 
@@ -46,6 +55,12 @@ constexpr int kReferenceTile = 16;
 /// mma: `stages` tiles of x and w, and one word (padded) for the blocks that share an output tile.
 constexpr int mma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {
   return stages * (tile_m + tile_n) * tile_k * 2 + 16;
+}
+
+/// wgmma: a ring of tiles, aligned to 1024 bytes, its barriers, and a word for the blocks that share an
+/// output tile.
+constexpr int wgmma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {
+  return 1024 + stages * (tile_m + tile_n) * tile_k * 2 + stages * 16 + 16;
 }
 
 }  // namespace quern

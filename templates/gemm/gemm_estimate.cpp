@@ -3,6 +3,7 @@
 #include "templates/common/roofline.h"
 #include "templates/gemm/gemm.h"
 #include "templates/gemm/gemm_args.h"
+#include "templates/gemm/gemm_wgmma.h"
 
 // The analytic model of the gemm family. Every kernel comes to
 //
@@ -117,6 +118,7 @@ double library_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
 double estimate_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   if (c.kernel == "gemv") return gemv_us(p, c, arch);
   if (c.kernel == "mma") return mma_us(p, c, arch);
+  if (c.kernel == "wgmma") return estimate_wgmma_us(p, c, arch);
   if (c.kernel == "cublaslt") return library_us(p, c, arch);
   const double m = p.m, n = p.n, k = p.k;  // reference: one thread an output, nothing shared
   return kLaunchUs + lanes_us(arch, 8 * m * n * k / arch.num_sms);

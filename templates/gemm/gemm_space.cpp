@@ -4,6 +4,7 @@
 #include "templates/common/roofline.h"
 #include "templates/gemm/gemm.h"
 #include "templates/gemm/gemm_args.h"
+#include "templates/gemm/gemm_wgmma.h"
 
 // The space of the gemm family: the points that are distinct, why some are not worth a compile, and
 // the default, which is the best of a few by the model.
@@ -124,7 +125,7 @@ Reason wasteful_mma(const GemmProblem& p, const GemmConfig& c, const Arch& arch)
 }
 
 /// A handful of good shapes for the default to be the best of.
-std::vector<GemmConfig> shortlist(const GemmProblem& p) {
+std::vector<GemmConfig> shortlist(const GemmProblem& p, const Arch& arch) {
   std::vector<GemmConfig> out;
   GemmConfig c;
   if (p.m <= 16) {
@@ -159,6 +160,7 @@ std::vector<GemmConfig> shortlist(const GemmProblem& p) {
             out.push_back(c);
           }
   }
+  if (arch.has_wgmma() && p.m >= 64) add_usual_wgmma(out);
   return out;
 }
 
@@ -167,7 +169,7 @@ std::vector<GemmConfig> shortlist(const GemmProblem& p) {
 GemmConfig default_config(const GemmProblem& p, const Arch& arch) {
   std::optional<GemmConfig> best;
   double best_us = std::numeric_limits<double>::infinity();
-  for (const GemmConfig& config : shortlist(p)) {
+  for (const GemmConfig& config : shortlist(p, arch)) {
     if (reject_reason(p, config, arch)) continue;
     const double us = estimate_us(p, config, arch);
     if (us < best_us) best_us = us, best = config;
@@ -183,12 +185,14 @@ RankedSpace ranked_space(const GemmProblem& p, const Arch& arch) {
   add_gemv(p, points);
   // One row alone: tensor cores would compute sixteen.
   if (p.m > 1) add_mma(p, points);
+  if (arch.has_wgmma()) add_wgmma(p, points);
   add_library(points);
   return rank_points(
       default_config(p, arch), points,
       [&](const GemmConfig& c) -> Reason {
         if (auto why = reject_reason(p, c, arch)) return why;
         if (c.kernel == "gemv") return wasteful_gemv(p, c);
+        if (c.kernel == "wgmma") return wasteful_wgmma(p, c, arch);
         return c.kernel == "mma" ? wasteful_mma(p, c, arch) : std::nullopt;
       },
       [&](const GemmConfig& c) { return estimate_us(p, c, arch); });

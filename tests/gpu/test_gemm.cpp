@@ -33,6 +33,15 @@ GemmConfig mma(int tile_m, int tile_n, int tile_k, int warps_m, int warps_n, int
   return c;
 }
 
+GemmConfig wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int split_k,
+                 int group_m) {
+  GemmConfig c;
+  c.kernel = "wgmma", c.tile_k = 64;
+  c.tile_m = tile_m, c.tile_n = tile_n, c.stages = stages, c.pingpong = pingpong;
+  c.cluster = cluster, c.split_k = split_k, c.group_m = group_m;
+  return c;
+}
+
 /// Those of the given configs that can run the problem.
 std::vector<Params> legal(const Params& p, const std::vector<GemmConfig>& configs,
                           const Arch& arch) {
@@ -68,6 +77,28 @@ TEST_CASE("every kernel of gemm agrees with loops on the CPU at odd shapes") {
       check.configs = legal(p, configs, gpu.arch());
       check_family(gpu, family, p, reference_gemm, check);
     }
+}
+
+TEST_CASE("wgmma at odd shapes, with every schedule") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  QUERN_SKIP_IF(!gpu.arch().has_wgmma(), "the GPU has no wgmma");
+  const std::vector<GemmConfig> configs = {
+      wgmma(128, 256, 4, false, 1, 1, 8), wgmma(128, 256, 3, false, 2, 2, 1),
+      wgmma(256, 128, 4, false, 2, 1, 4), wgmma(128, 128, 6, true, 1, 1, 8),
+      wgmma(128, 64, 8, true, 2, 1, 1),   wgmma(64, 256, 5, true, 2, 1, 4),
+      wgmma(64, 160, 3, true, 1, 1, 4),   wgmma(128, 96, 7, false, 1, 4, 16),
+      wgmma(128, 224, 4, false, 1, 1, 4), wgmma(256, 64, 5, false, 1, 3, 1)};
+  // Tails of rows, columns and k; fewer tiles than SMs and more; k of one tile and less.
+  for (const auto& [n, k] : {std::pair{512, 64}, {520, 264}, {8, 8}, {1000, 1032}, {2056, 512}})
+    for (const int m : {1, 63, 64, 65, 129, 255, 256, 300, 1025})
+      for (const DType out : {DType::bf16, DType::f32}) {
+        const Params p = problem(m, n, k, DType::bf16, out);
+        FamilyCheck check;
+        check.max_candidates = 1;
+        check.configs = legal(p, configs, gpu.arch());
+        check_family(gpu, family, p, reference_gemm, check);
+      }
 }
 
 TEST_CASE("f16 inputs and f32 outputs") {

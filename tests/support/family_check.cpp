@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "autotune/launch_args.h"
 #include "autotune/operands.h"
 #include "runtime/cublaslt.h"
 #include "templates/embedded.h"
@@ -190,7 +191,7 @@ Run kernel_run(const Family& family, const Params& problem, const Params& config
     workspace = Buffer(plan.workspace_bytes);
     fill_bytes(workspace.address(), 0, plan.workspace_bytes, stream);
   }
-  const auto args = family.pack_args(problem, config, addresses, workspace.address());
+  const auto args = launch_args(family, problem, config, addresses, workspace.address());
   return
       [&stream, function, plan, args] { launch(stream, function, plan, args.data(), args.size()); };
 }

@@ -41,6 +41,14 @@ GemmConfig legal_mma() {
   return c;
 }
 
+GemmConfig legal_wgmma() {
+  GemmConfig c;
+  c.kernel = "wgmma";
+  c.tile_m = 128, c.tile_n = 128, c.tile_k = 64, c.stages = 6, c.split_k = 1, c.group_m = 8;
+  c.cluster = 1;
+  return c;
+}
+
 bool mentions(const std::optional<std::string>& reason, const std::string& words) {
   return reason && reason->find(words) != std::string::npos;
 }
@@ -111,7 +119,8 @@ TEST_CASE("the model knows which kernel suits how many rows") {
   };
   CHECK_EQ(first(1), "gemv");
   CHECK_EQ(first(16), "mma");
-  CHECK_EQ(first(2048), "cublaslt");  // it has wgmma
+  CHECK_NE(first(2048), "mma");  // cuBLASLt and we have wgmma
+  CHECK_EQ(family.default_config(to_params(problem(2048, 4096, 4096)), arch)["kernel"], "wgmma");
 }
 
 TEST_CASE("a config that cannot run is refused with its reason") {
@@ -147,6 +156,20 @@ TEST_CASE("a config that cannot run is refused with its reason") {
   c.kernel = "marlin";
   CHECK(mentions(reject_reason(p, c, hopper), "'marlin' is not a kernel of gemm"));
 
+  REQUIRE_FALSE(reject_reason(problem(2048, 4096, 4096), legal_wgmma(), hopper));
+  CHECK(mentions(reject_reason(p, legal_wgmma(), ampere), "sm_86 has no wgmma"));
+  CHECK(mentions(reject_reason(problem(64, 4096, 4100), legal_wgmma(), hopper), "multiples of 8"));
+  c = legal_wgmma();
+  c.pingpong = true, c.tile_n = 256;
+  CHECK(mentions(reject_reason(p, c, hopper), "256 sums of a thread"));
+  c.tile_m = 64, c.split_k = 2, c.stages = 5;
+  CHECK(mentions(reject_reason(p, c, hopper), "pingpong does not split k"));
+  c.pingpong = false;
+  CHECK(mentions(reject_reason(p, c, hopper), "64 rows for each warpgroup"));
+  c = legal_wgmma();
+  c.stages = 8;
+  CHECK(mentions(reject_reason(p, c, hopper), "bytes of shared memory"));
+
   GemmConfig library;
   library.kernel = "cublaslt";
   CHECK_FALSE(reject_reason(p, library, hopper));
@@ -160,10 +183,12 @@ TEST_CASE("absurd numbers are refused, not computed with") {
   for (const int value : {most, least, -1, 1 << 20}) {
     CHECK(unsupported(problem(value, most, 8), arch));
     Params p = to_params(problem(16, 64, 64));
-    for (const char* kernel : {"gemv", "mma", "cublaslt", "reference"})
+    for (const std::string kernel : {"gemv", "mma", "wgmma", "cublaslt", "reference"})
       for (const auto& [key, unused] : names.items()) {
-        if (key == "kernel" || key == "async_copy") continue;
-        Params config = to_params(std::string(kernel) == "gemv" ? legal_gemv() : legal_mma());
+        if (key == "kernel" || key == "async_copy" || key == "pingpong") continue;
+        Params config = to_params(kernel == "gemv"    ? legal_gemv()
+                                  : kernel == "wgmma" ? legal_wgmma()
+                                                      : legal_mma());
         config["kernel"] = kernel;
         config[key] = value;
         CHECK(family.reject_reason(p, config, arch));
@@ -206,6 +231,32 @@ TEST_CASE("default kernels compile for every architecture without spilling") {
       CHECK_FALSE(image.cubin.empty());
       CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
       CHECK_EQ(image.report.stack_bytes, 0);
+    }
+}
+
+TEST_CASE("wgmma kernels compile without spilling, and ptxas leaves their chains alone") {
+  const Nvrtc nvrtc;
+  const Arch arch = parse_arch("sm_90a");
+  for (const bool pingpong : {false, true})
+    for (const DType out : {DType::f16, DType::f32}) {
+      GemmProblem p = problem(2048, 4104, 4096);
+      p.dtype = DType::f16, p.out_dtype = out;
+      GemmConfig c = legal_wgmma();
+      c.pingpong = pingpong, c.cluster = 2, c.split_k = pingpong ? 1 : 2;
+      if (!pingpong) c.tile_n = 192, c.stages = 5;
+      const KernelSource source = family.source(to_params(p), to_params(c), arch);
+      const KernelImage image = nvrtc.compile(
+          {"gemm", source.source, source.entry, arch, source.options}, embedded_templates());
+      CHECK_EQ(image.report.spill_store_bytes, 0);
+      INFO(image.log);
+      CHECK_EQ(image.log.find("C75"), std::string::npos);  // serialised wgmma, ignored setmaxnreg
+      const auto maps = family.tensor_maps(to_params(p), to_params(c));
+      REQUIRE_EQ(maps.size(), 2);
+      CHECK_EQ(maps[1].box_rows, c.tile_n / 2);
+      CHECK_EQ(maps[1].offset + TensorMapSpec::kBytes, offsetof(GemmTmaArgs, y));
+      const LaunchPlan plan = family.plan(to_params(p), to_params(c), arch);
+      CHECK_EQ(plan.grid[0] % plan.cluster, 0);
+      CHECK_LE(plan.grid[0], 132u);
     }
 }
 

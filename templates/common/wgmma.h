@@ -1,0 +1,14 @@
+#pragma once
+#include <string>
+
+#include "runtime/base/dtype.h"
+
+namespace quern {
+
+/// CUDA source of `struct NAME` whose run(float (&d)[n / 2], u64 a, u64 b) adds the product of
+/// a[64, 128 bytes] and b[n, 128 bytes] to the accumulators, both by descriptors of common/wgmma.cuh:
+/// the four wgmma of one stage in one statement, since a compile takes three times as long for four.
+/// `dtype` is bf16 or f16; n a multiple of 8 up to 256.
+std::string wgmma_product(const std::string& name, DType dtype, int n);
+
+}  // namespace quern
