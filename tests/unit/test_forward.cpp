@@ -28,6 +28,24 @@ ModelConfig small_config() {
   return c;
 }
 
+/// The same with codes for weights: AWQ; act-order; and projections that cannot be one matrix.
+std::vector<ModelConfig> quantised_configs() {
+  ModelConfig awq = small_config();
+  awq.intermediate_size = 192;
+  awq.quantization = Quantization();
+  awq.quantization->group_size = 32;
+  ModelConfig act_order = awq;
+  act_order.quantization->method = QuantMethod::gptq;
+  act_order.quantization->zero_points = false;
+  act_order.quantization->act_order = true;
+  act_order.quantization->lm_head = true;
+  ModelConfig mixed = act_order;
+  mixed.quantization->bits = 8;
+  mixed.quantization->group_size = -1;
+  mixed.quantization->modules_to_not_convert = {"self_attn.k_proj", "mlp.gate_proj"};
+  return {awq, act_order, mixed};
+}
+
 ModelAddresses addresses(const ModelConfig& config) {
   ModelAddresses model = weight_layout(config);
   model.num_pages = 32;
@@ -39,7 +57,8 @@ ModelAddresses addresses(const ModelConfig& config) {
 }  // namespace
 
 TEST_CASE("every node of a step is a legal problem of its family, with as many operands") {
-  const ModelConfig config = small_config();
+  std::vector<ModelConfig> configs = quantised_configs();
+  configs.push_back(small_config());
   const FamilyRegistry families = FamilyRegistry::shipped(embedded_templates());
   StepInputs inputs;
   inputs.log_capacity = 513;
@@ -52,7 +71,9 @@ TEST_CASE("every node of a step is a legal problem of its family, with as many o
   };
   for (const Arch& arch : known_archs())
     for (const StepShape& shape : shapes)
-      for (const DType dtype : {DType::bf16, DType::f16}) {
+      for (std::size_t i = 0; i < 2 * configs.size(); ++i) {
+        const ModelConfig& config = configs[i / 2];
+        const DType dtype = i % 2 == 0 ? DType::bf16 : DType::f16;
         const ForwardPlan plan = plan_forward(config, dtype, addresses(config), shape, inputs);
         for (const Node& node : plan.nodes) {
           INFO(arch.name(), " ", node.name, " ", to_text(node.problem));
@@ -92,10 +113,7 @@ TEST_CASE("a node reads only what an earlier node wrote, and memory is reused") 
 }
 
 TEST_CASE("quantised projections get products of codes, with their columns gathered if need be") {
-  ModelConfig config = small_config();
-  config.intermediate_size = 192;
-  config.quantization = Quantization();
-  config.quantization->group_size = 32;
+  ModelConfig config = quantised_configs()[0];
   const auto nodes = [&](const ModelAddresses& model) {
     std::string out;
     for (const Node& node :
@@ -113,11 +131,8 @@ TEST_CASE("quantised projections get products of codes, with their columns gathe
            "layers.1.gate_up gemm_wna16 5\n"
            "layers.1.down gemm_wna16 5\n"
            "lm_head gemm 3\n");
-  config.quantization->method = QuantMethod::gptq;
-  config.quantization->zero_points = false;
-  config.quantization->act_order = true;
+  config = quantised_configs()[1];
   config.quantization->modules_to_not_convert = {"mlp.down_proj"};
-  config.quantization->lm_head = true;
   CHECK_EQ(nodes(addresses(config)),
            "layers.1.qkv.gather row 3\n"
            "layers.1.qkv gemm_wna16 4\n"
@@ -129,8 +144,7 @@ TEST_CASE("quantised projections get products of codes, with their columns gathe
            "lm_head.gather row 3\n"
            "lm_head gemm_wna16 4\n");
   // One of several projections that is stored otherwise keeps them apart.
-  config.quantization->act_order = false;
-  config.quantization->modules_to_not_convert = {"self_attn.k_proj", "mlp.gate_proj"};
+  config = quantised_configs()[2];
   CHECK_EQ(nodes(addresses(config)),
            "layers.1.qkv.0 gemm_wna16 4\n"
            "layers.1.qkv.1 gemm 3\n"
