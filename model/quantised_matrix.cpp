@@ -30,13 +30,19 @@ std::vector<std::int32_t> sorted_by_group(const QuantisedLinear& linear) {
   return order;
 }
 
-/// One word of codes of output n, from column k on, in any order.
-std::uint32_t gather_word(const QuantisedLinear& linear, const std::vector<std::int32_t>& order,
-                          std::int64_t n, std::int64_t k) {
-  std::uint32_t word = 0;
-  for (std::int64_t i = 0; i < linear.codes_per_word(); ++i)
-    word |= linear.code(n, order[index(k + i)]) << (i * linear.bits);
-  return word;
+/// Words of outputs [begin, end) of GPTQ, of columns from `column` on, in any order.
+void gather_gptq(const QuantisedLinear& linear, const std::vector<std::int32_t>& order,
+                 std::int64_t begin, std::int64_t end, std::int64_t column, std::uint32_t* out,
+                 std::int64_t stride) {
+  const std::int64_t per_word = linear.codes_per_word();
+  const std::uint32_t mask = (1u << linear.bits) - 1;
+  for (std::int64_t n = begin; n < end; ++n) out[n * stride] = 0;
+  for (std::int64_t i = 0; i < per_word; ++i) {
+    const std::int64_t k = order[index(column + i)];
+    const std::uint32_t* row = linear.qweight.data() + k / per_word * linear.out_features;
+    const std::int64_t from = k % per_word * linear.bits, to = i * linear.bits;
+    for (std::int64_t n = begin; n < end; ++n) out[n * stride] |= (row[n] >> from & mask) << to;
+  }
 }
 
 /// Words of eight outputs of AWQ: a transposition of 8 by 8 nibbles.
@@ -60,8 +66,7 @@ void convert_rows(const QuantisedLinear& linear, std::int64_t begin, std::int64_
   std::uint32_t* codes = out.codes.data() + first_row * words;
   for (std::int64_t w = 0; w < words; ++w) {
     if (!out.order.empty()) {
-      for (std::int64_t n = begin; n < end; ++n)
-        codes[n * words + w] = gather_word(linear, out.order, n, w * per_word);
+      gather_gptq(linear, out.order, begin, end, w * per_word, codes + w, words);
     } else if (linear.method == QuantMethod::awq) {
       for (std::int64_t n = begin; n < end; n += 8)
         transpose_awq(linear, n, w, codes + n * words + w, words);
