@@ -7,6 +7,7 @@
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/gemm_wna16_wgmma.h"
 
 namespace quern {
 namespace {
@@ -28,12 +29,12 @@ struct IntSpace {
 const std::vector<IntSpace>& int_spaces() {
   using C = GemmWna16Config;
   static const std::vector<IntSpace> spaces = {
-      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128}},
+      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
       {"tile_n", &C::tile_n, {0, 32, 48, 64, 96, 128, 160, 192, 224, 256}},
       {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 16}},
       {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
       {"units", &C::units, {0, 1, 2, 4, 8}},
-      {"stages", &C::stages, {0, 2, 3, 4, 6}},
+      {"stages", &C::stages, {0, 2, 3, 4, 6, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8}},
   };
@@ -140,6 +141,7 @@ Reason reject_mma(const GemmWna16Problem& p, const GemmWna16Config& c, const Arc
   if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "units", "stages", "split_k"}))
     return why;
   if (c.tile_m < 16) return "mma computes tokens by sixteens";
+  if (c.tile_m > 128) return "mma has at most 128 tokens in a tile";
   if (c.tile_n % (16 * c.warps_n) != 0)
     return fmt::format("tile_n = {} is not a multiple of 16 for each of {} warps", c.tile_n,
                        c.warps_n);
@@ -196,6 +198,10 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (auto why = unsupported(p, arch)) return why;
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
+  if (c.kernel == "wgmma") {
+    if (auto why = outside_space(c, {"tile_m", "tile_n", "units", "stages", "split_k"})) return why;
+    return reject_wgmma(p, c, arch);
+  }
   if (c.kernel == "reference") return outside_space(c, {});
   return fmt::format("'{}' is not a kernel of gemm_wna16", c.kernel);
 }
@@ -208,6 +214,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
     plan.block[0] = kWna16ReferenceTile * kWna16ReferenceTile;
     return plan;
   }
+  if (c.kernel == "wgmma") return plan_wgmma(p, c, arch);
   plan.pdl = arch.has_pdl();
   const std::int64_t walkers = c.kernel == "stream" ? sets(p, c, arch) : tiles(p, c);
   plan.grid[0] = static_cast<unsigned>(walkers * c.split_k);
@@ -220,7 +227,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
 std::vector<Tunable> GemmWna16Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"stream", "mma", "reference"}});
+  out.push_back({"kernel", {"stream", "mma", "wgmma", "reference"}});
   for (const IntSpace& space : int_spaces())
     out.push_back({space.name, {space.values.begin(), space.values.end()}});
   return out;
@@ -278,6 +285,9 @@ KernelSource GemmWna16Family::source(const Params& problem, const Params& config
             "gemm_wna16_reference",
             {}};
 
+  if (c.kernel == "wgmma")
+    return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wna16_wgmma", {}};
+
   const std::string entry = fmt::format("gemm_wna16_{}", c.kernel);
   return {
       fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
@@ -326,19 +336,30 @@ std::vector<OperandSpec> GemmWna16Family::operands(const Params& problem) const 
   return {x, codes, scales, y};
 }
 
-std::vector<std::byte> GemmWna16Family::pack_args(const Params& problem, const Params&,
+std::vector<TensorMapSpec> GemmWna16Family::tensor_maps(const Params& problem,
+                                                        const Params& config) const {
+  const GemmWna16Config c = config_from(config);
+  if (c.kernel != "wgmma") return {};
+  return tensor_maps_wgmma(problem_from(problem), c);
+}
+
+std::vector<std::byte> GemmWna16Family::pack_args(const Params& problem, const Params& config,
                                                   std::span<const std::uint64_t> addresses,
                                                   std::uint64_t workspace) const {
   const GemmWna16Problem p = problem_from(problem);
   require_operands(name(), addresses, p.zero_points ? 5 : 4);
-  GemmWna16Args args{};
+  const auto fill = [&](auto args) {
+    args.codes = device_pointer(addresses[1]);
+    args.scales = device_pointer(addresses[2]);
+    args.zeros = p.zero_points ? device_pointer(addresses[3]) : nullptr;
+    args.y = device_pointer(addresses.back());
+    args.workspace = device_pointer(workspace);
+    args.m = p.m;
+    return args;
+  };
+  if (config_from(config).kernel == "wgmma") return args_bytes(fill(GemmWna16TmaArgs{}));
+  GemmWna16Args args = fill(GemmWna16Args{});
   args.x = device_pointer(addresses[0]);
-  args.codes = device_pointer(addresses[1]);
-  args.scales = device_pointer(addresses[2]);
-  args.zeros = p.zero_points ? device_pointer(addresses[3]) : nullptr;
-  args.y = device_pointer(addresses.back());
-  args.workspace = device_pointer(workspace);
-  args.m = p.m;
   return args_bytes(args);
 }
 

@@ -31,6 +31,18 @@ struct GemmWna16Args {
   long long m;
 };
 
+/// The same where x is copied by the tensor memory accelerator, as the driver describes it to it
+/// (Family::tensor_maps).
+struct GemmWna16TmaArgs {
+  alignas(64) unsigned char x_map[128];
+  const void* codes;
+  const void* scales;
+  const void* zeros;
+  void* y;
+  void* workspace;
+  long long m;
+};
+
 constexpr int kWna16UnitRows = 16;
 constexpr int kWna16UnitBytes = 512;
 constexpr int wna16_unit_columns(int bits) { return bits == 4 ? 64 : 32; }
@@ -79,6 +91,22 @@ constexpr int wna16_mma_smem_bytes(int bits, int group_size, bool zero_points, i
       stages * wna16_mma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units);
   const int y = tile_m * wna16_y_stride(tile_n, out_bytes);
   return (ring > y ? ring : y) + 16;
+}
+
+/// wgmma: bytes of one stage, like those of mma, in whole repeats of the swizzle.
+constexpr int wna16_wgmma_stage_bytes(int bits, int group_size, bool zero_points, int tile_m,
+                                      int tile_n, int units) {
+  return wna16_ceil_div(wna16_mma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units),
+                        1024) *
+         1024;
+}
+/// wgmma: the ring, aligned to 1024 bytes, its barriers, and a flag.
+constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points, int tile_m,
+                                     int tile_n, int units, int stages) {
+  return 1024 +
+         stages *
+             (wna16_wgmma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units) + 16) +
+         16;
 }
 
 /// reference: rows and columns of y that a block owns, a thread each.
