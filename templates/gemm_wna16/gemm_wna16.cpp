@@ -65,8 +65,10 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
                               c.stages, out_bytes(p));
 }
 
-int threads(const GemmWna16Config& c) {
-  return 32 * c.warps_n * (c.kernel == "stream" ? c.warps_k : 1);
+/// stream: from sm_90 on a further warp fills the rings.
+int threads(const GemmWna16Config& c, const Arch& arch) {
+  if (c.kernel != "stream") return 32 * c.warps_n;
+  return 32 * (c.warps_n * c.warps_k + (arch.has_tma() ? 1 : 0));
 }
 
 /// stream: row groups. mma: output tiles.
@@ -98,7 +100,8 @@ Reason reject_ring(const GemmWna16Problem& p, const GemmWna16Config& c, const Ar
     return fmt::format("{} chunks of {} columns are mostly beyond k = {}", c.split_k, columns, p.k);
   if (c.split_k > chunks)
     return fmt::format("split_k = {} is more than the {} chunks of k", c.split_k, chunks);
-  if (threads(c) > 512) return fmt::format("{} threads are more than 512 a block", threads(c));
+  if (threads(c, arch) > 544)
+    return fmt::format("{} threads are more than 544 a block", threads(c, arch));
   const int blocks = std::max(1, c.blocks_per_sm), smem = smem_bytes(p, c);
   constexpr int kReserved = 1024;  // of each block, by the system
   if (smem > arch.smem_per_block_bytes)
@@ -107,10 +110,10 @@ Reason reject_ring(const GemmWna16Problem& p, const GemmWna16Config& c, const Ar
   if (std::int64_t{blocks} * (smem + kReserved) > arch.smem_per_sm_bytes)
     return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
                        blocks, smem, arch.name(), arch.smem_per_sm_bytes);
-  if (threads(c) * blocks > arch.max_threads_per_sm)
-    return fmt::format("{} blocks of {} threads do not fit an SM of {} with {}", blocks, threads(c),
-                       arch.name(), arch.max_threads_per_sm);
-  const int available = std::min(255, arch.registers_per_sm / (threads(c) * blocks));
+  if (threads(c, arch) * blocks > arch.max_threads_per_sm)
+    return fmt::format("{} blocks of {} threads do not fit an SM of {} with {}", blocks,
+                       threads(c, arch), arch.name(), arch.max_threads_per_sm);
+  const int available = std::min(255, arch.registers_per_sm / (threads(c, arch) * blocks));
   if (estimated_registers(p, c) > available)
     return fmt::format("needs about {} registers a thread, {} are available",
                        estimated_registers(p, c), available);
@@ -199,7 +202,8 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
-    if (auto why = outside_space(c, {"tile_m", "tile_n", "units", "stages", "split_k"})) return why;
+    if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "units", "stages", "split_k"}))
+      return why;
     return reject_wgmma(p, c, arch);
   }
   if (c.kernel == "reference") return outside_space(c, {});
@@ -218,7 +222,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
   plan.pdl = arch.has_pdl();
   const std::int64_t walkers = c.kernel == "stream" ? sets(p, c, arch) : tiles(p, c);
   plan.grid[0] = static_cast<unsigned>(walkers * c.split_k);
-  plan.block[0] = static_cast<unsigned>(threads(c));
+  plan.block[0] = static_cast<unsigned>(threads(c, arch));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.workspace_bytes = workspace_bytes(p, c);
   return plan;
@@ -289,16 +293,16 @@ KernelSource GemmWna16Family::source(const Params& problem, const Params& config
     return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wna16_wgmma", {}};
 
   const std::string entry = fmt::format("gemm_wna16_{}", c.kernel);
-  return {
-      fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
-                  "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
-                  "{}(const quern::GemmWna16Args args) {{\n"
-                  "  extern __shared__ __align__(128) unsigned char smem[];\n"
-                  "  quern::{}<Problem, Config>::run(args, smem);\n}}\n",
-                  c.kernel, shape, config_struct(config), threads(c), std::max(1, c.blocks_per_sm),
-                  entry, c.kernel == "stream" ? "StreamWna16" : "MmaWna16"),
-      entry,
-      {}};
+  return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
+                      "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
+                      "{}(const quern::GemmWna16Args args) {{\n"
+                      "  extern __shared__ __align__(128) unsigned char smem[];\n"
+                      "  quern::{}<Problem, Config>::run(args, smem);\n}}\n",
+                      c.kernel, shape, config_struct(config), threads(c, arch),
+                      std::max(1, c.blocks_per_sm), entry,
+                      c.kernel == "stream" ? "StreamWna16" : "MmaWna16"),
+          entry,
+          {}};
 }
 
 LaunchPlan GemmWna16Family::plan(const Params& problem, const Params& config,

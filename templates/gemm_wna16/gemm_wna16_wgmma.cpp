@@ -12,8 +12,6 @@
 namespace quern {
 namespace {
 
-constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
-constexpr int kMaxSums = 128;  // of a thread: accumulators
 constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -25,6 +23,14 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
 std::int64_t tiles(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return ceil_div(p.m, c.tile_m) * ceil_div(p.n, c.tile_n);
 }
+/// A warpgroup that copies comes on top.
+int threads(const GemmWna16Config& c) { return c.warps_n * 32 + 128; }
+/// Accumulators of a thread.
+int sums(const GemmWna16Config& c) { return c.tile_n / (c.warps_n * 16) * (c.tile_m / 2); }
+/// Of the architecture's registers a thread that multiplies gets 232 of two warpgroups, 102 of
+/// four; fragments and addresses take the rest.
+int max_sums(const GemmWna16Config& c) { return c.warps_n == 8 ? 128 : 32; }
+
 int chunk_columns(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return c.units * wna16_unit_columns(p.bits);
 }
@@ -57,13 +63,17 @@ std::string product(DType dtype, int tokens) {
 std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
                                         const Arch& arch) {
   if (!arch.has_wgmma()) return fmt::format("{} has no wgmma", arch.name());
-  if (c.tile_n != 128 && c.tile_n != 256)
-    return fmt::format("tile_n = {} is not 128 or 256 rows for two warpgroups", c.tile_n);
-  if (c.tile_m < 32) return "tokens are stored by 32";
-  const int sums = c.tile_n / 128 * (c.tile_m / 2);
-  if (sums > kMaxSums) return fmt::format("{} sums of a thread are more than {}", sums, kMaxSums);
+  if (c.warps_n != 8 && c.warps_n != 16)
+    return fmt::format("{} warps are not two or four warpgroups", c.warps_n);
+  if (c.tile_n % (c.warps_n * 16) != 0 || c.tile_n < 128)
+    return fmt::format("tile_n = {} is not 64 or 128 rows for each of {} warpgroups", c.tile_n,
+                       c.warps_n / 4);
+  if (c.tile_m < 16) return "a product has at least 16 tokens";
+  if (sums(c) > max_sums(c))
+    return fmt::format("{} sums of a thread are more than {}", sums(c), max_sums(c));
+  if (p.bits == 8 ? c.units < 2 : c.units < 1) return "x comes in blocks of 64 columns";
   const int columns = chunk_columns(p, c);
-  if (columns % 64 != 0) return "x comes in blocks of 64 columns";
+  if (p.k % columns != 0) return fmt::format("k = {} is not whole stages of {}", p.k, columns);
   if (p.group_size != p.k && columns % p.group_size != 0 && p.group_size % columns != 0)
     return fmt::format("groups of {} columns and chunks of {} do not divide one another",
                        p.group_size, columns);
@@ -88,7 +98,7 @@ LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const
   LaunchPlan plan;
   plan.grid[0] = static_cast<unsigned>(
       std::min<std::int64_t>(tiles(p, c) * c.split_k, std::max(1, arch.num_sms)));
-  plan.block[0] = kThreads;
+  plan.block[0] = threads(c);
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.pdl = true;
   if (c.split_k > 1)
@@ -105,7 +115,7 @@ std::string source_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
       "gemm_wna16_wgmma(const __grid_constant__ quern::GemmWna16TmaArgs args) {{\n"
       "  extern __shared__ __align__(128) unsigned char smem[];\n"
       "  quern::WgmmaWna16<Problem, Config, Product>::run(args, smem);\n}}\n",
-      types, tunables, product(p.dtype, c.tile_m), kThreads);
+      types, tunables, product(p.dtype, c.tile_m), threads(c));
 }
 
 std::vector<TensorMapSpec> tensor_maps_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c) {
@@ -116,12 +126,13 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
   if (p.m <= 8) return;  // most of the smallest tile would be padding
   GemmWna16Config c;
   c.kernel = "wgmma";
-  for (c.tile_m = 32; c.tile_m <= 256; c.tile_m *= 2) {
-    if (c.tile_m > 32 && c.tile_m >= 2 * p.m) break;
-    for (c.tile_n = 128; c.tile_n <= 256; c.tile_n *= 2)
+  for (c.tile_m = 16; c.tile_m <= 256; c.tile_m *= 2) {
+    if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;
+    for (const auto& [tile_n, warps_n] : {std::pair{128, 8}, {256, 8}, {256, 16}})
       for (const int units : {1, 2, 4})
         for (const int stages : {2, 3, 4, 6, 8})
           for (const int split : {1, 2, 3, 4, 6, 8}) {
+            c.tile_n = tile_n, c.warps_n = warps_n;
             c.units = units, c.stages = stages, c.split_k = split;
             points.push_back(c);
           }

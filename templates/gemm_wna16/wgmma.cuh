@@ -16,8 +16,10 @@
 // the previous kernel.
 //
 // Tunables (Config)
-//   tile_m    tokens of a tile, multiples of 32 up to 256
-//   tile_n    rows of w of a tile: 128 or 256, half for each warpgroup
+//   tile_m    tokens of a tile, multiples of 16 up to 256
+//   tile_n    rows of w of a tile: 64 or 128 for each warpgroup
+//   warps_n   warps that multiply: 8 or 16, two or four warpgroups; four hide more latency where
+//             there are few tokens
 //   units     units of 512 bytes that a row tile advances at a stage
 //   stages    depth of the ring
 //   split_k   blocks that share an output tile; each leaves fp32 sums in the workspace and the last
@@ -55,7 +57,7 @@ struct WgmmaWna16 {
   using Chunk = Wna16Chunk<Problem, kUnits>;
   static constexpr int kColumns = Chunk::kColumns, kChunks = Chunk::kChunks;
   static constexpr int kGroup = 128;  // threads of a warpgroup
-  static constexpr int kMathGroups = 2, kMathThreads = kMathGroups * kGroup;
+  static constexpr int kMathGroups = Config::warps_n / 4, kMathThreads = kMathGroups * kGroup;
   static constexpr int kBlocksN = kTileN / (64 * kMathGroups);  // of 64 rows, of a warpgroup
   static constexpr int kSums = kTileM / 2, kTiles = kTileN / 16;
   static constexpr int kTilesN = ceil_div(kN, kTileN);
@@ -63,9 +65,18 @@ struct WgmmaWna16 {
   static constexpr int kStageBytes =
       wna16_wgmma_stage_bytes(kBits, Problem::group_size, kZeros, kTileM, kTileN, kUnits);
 
-  static_assert(kTileN == 128 || kTileN == 256, "warpgroups have whole blocks of 64 rows");
-  static_assert(kTileM % 32 == 0 && kTileM <= 256, "tokens are stored by 32");
+  /// k16 steps whose fragments are made, and then multiplied, together.
+  static constexpr int kBatch =
+      kUnits % 2 == 0 && kBlocksN * kSums <= 64 ? Chunk::kSteps : Chunk::kSteps / 2;
+  static constexpr int kBatches = Chunk::kSteps / kBatch;  // of a unit
+
+  static_assert(kMathGroups == 2 || kMathGroups == 4, "two or four warpgroups multiply");
+  static_assert(kTileN % (64 * kMathGroups) == 0 && kTiles <= kWarp,
+                "warpgroups have whole blocks of 64 rows");
+  static_assert(kTileM % 16 == 0 && kTileM <= 256, "a product has 16 to 256 tokens");
   static_assert(kColumns % 64 == 0, "x comes in blocks of 64 columns");
+  static_assert(Chunk::kUnitsK % kUnits == 0, "stages are whole: a product may not be skipped");
+  static_assert(kUnits * kBatches % 2 == 0, "two sets of registers take turns");
 
   struct Tile {
     int row0, column0, split, index;
@@ -102,35 +113,15 @@ struct WgmmaWna16 {
     __device__ u32 is_empty(int stage) const { return empty + static_cast<u32>(stage) * 8; }
   };
 
-  static __device__ __forceinline__ int units_of(int chunk) {
-    return kChunks * kUnits == Chunk::kUnitsK ? kUnits
-                                              : min(kUnits, Chunk::kUnitsK - chunk * kUnits);
-  }
-  static __device__ __forceinline__ int spans_of(int chunk) {
-    return ceil_div(units_of(chunk) * Chunk::kUnitColumns, Chunk::kSpan);
-  }
-
   /// A row tile for each lane.
   static __device__ __forceinline__ void load_w(const GemmWna16TmaArgs& args, const Shared& at,
                                                 int stage, const Tile& tile, int chunk, int lane) {
     const u32 barrier = at.is_full(stage);
-    const u32 codes = static_cast<u32>(units_of(chunk) * kWna16UnitBytes);
-    const u32 scales = static_cast<u32>(spans_of(chunk) * 32), zeros = kZeros ? scales / 2 : 0;
-    if (lane == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * (codes + scales + zeros));
+    if (lane == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * Chunk::bytes_of(chunk));
     __syncwarp();
-    if (lane >= kTiles) return;
-    const u32 to = shared_address(at.w(stage)) + static_cast<u32>(lane * Chunk::kBytes);
-    const i64 row_tile = min(tile.column0 / 16 + lane, kN / 16 - 1);
-    bulk_load(to,
-              static_cast<const u8*>(args.codes) +
-                  (row_tile * Chunk::kUnitsK + chunk * kUnits) * kWna16UnitBytes,
-              codes, barrier);
-    const i64 group = row_tile * Chunk::kGroups + chunk * kColumns / Problem::group_size;
-    bulk_load(to + Chunk::kScalesAt, static_cast<const u8*>(args.scales) + group * 32, scales,
-              barrier);
-    if constexpr (kZeros)
-      bulk_load(to + Chunk::kZerosAt, static_cast<const u8*>(args.zeros) + group * 16, zeros,
-                barrier);
+    if (lane < kTiles)
+      Chunk::load_bulk(args, shared_address(at.w(stage)) + static_cast<u32>(lane * Chunk::kBytes),
+                       min(tile.column0 / 16 + lane, kN / 16 - 1), chunk, barrier);
   }
   static __device__ __forceinline__ void load_x(const GemmWna16TmaArgs& args, const Shared& at,
                                                 int stage, const Tile& tile, int chunk, int lane) {
@@ -177,46 +168,58 @@ struct WgmmaWna16 {
       for (int j = 0; j < kSums; ++j) sum[i][j] = 0.0f;
     ZeroPoints<T, kBits> zeros[kZeros ? kBlocksN : 1];
     if constexpr (!kZeros) zeros[0].set_symmetric();
-    u32 a[2][kBlocksN][4];
+    u32 a[2][kBatch][kBlocksN][4];
     int last = -1;
 #pragma unroll 1
     for (int chunk = begin; chunk < end; ++chunk) {
       barrier_wait(at.is_full(ring.stage), ring.parity);
       const u64 x = wgmma_operand(shared_address(at.x(ring.stage)));
       const unsigned char* w = at.w(ring.stage) + row_tile * Chunk::kBytes;
-      const int units = units_of(chunk);
+      Bytes<16> codes[kUnits][kBlocksN];
+      u32 scales[Chunk::kSpans][kBlocksN];
+#pragma unroll
+      for (int i = 0; i < kBlocksN; ++i) {
+#pragma unroll
+        for (int u = 0; u < kUnits; ++u)
+          codes[u][i] = Chunk::codes(w + i * 4 * Chunk::kBytes, u, lane);
+#pragma unroll
+        for (int span = 0; span < Chunk::kSpans; ++span)
+          scales[span][i] = Chunk::scales(w + i * 4 * Chunk::kBytes, span * Chunk::kSpan, lane);
+      }
 #pragma unroll
       for (int u = 0; u < kUnits; ++u) {
-        if (u > 0 && u >= units) break;
-        Bytes<16> codes[kBlocksN];
-        u32 scales[kBlocksN][2];
 #pragma unroll
-        for (int i = 0; i < kBlocksN; ++i)
-          codes[i] = Chunk::codes(w + i * 4 * Chunk::kBytes, u, lane);
+        for (int batch = 0; batch < kBatches; ++batch) {
+          const int p = (u * kBatches + batch) % 2;
+          const int first = u * Chunk::kUnitColumns + batch * kBatch * 16;
 #pragma unroll
-        for (int step = 0; step < Chunk::kSteps; ++step) {
-          const int column = u * Chunk::kUnitColumns + step * 16, p = step % 2;
+          for (int s = 0; s < kBatch; ++s)
 #pragma unroll
-          for (int i = 0; i < kBlocksN; ++i) {
-            if (step == 0 || column % Chunk::kSpan == 0) {
-              const unsigned char* mine = w + i * 4 * Chunk::kBytes;
-              if constexpr (kZeros) zeros[i].set(Chunk::zeros(mine, column, lane));
-              const u32 pair = Chunk::scales(mine, column, lane);
-              scales[i][0] = twice_low(pair);
-              scales[i][1] = twice_high(pair);
+            for (int i = 0; i < kBlocksN; ++i) {
+              const int step = batch * kBatch + s, column = first + s * 16;
+              if constexpr (kZeros) {
+                if (step == 0 || column % Chunk::kSpan == 0)
+                  zeros[i].set(Chunk::zeros(w + i * 4 * Chunk::kBytes, column, lane));
+              }
+              const u32 pair = scales[column / Chunk::kSpan][i];
+              const u32 scale[2] = {twice_low(pair), twice_high(pair)};
+              dequantise<T, kBits, !kZeros>(codes[u][i].word, step, zeros[kZeros ? i : 0],
+                                            a[p][s][i]);
+#pragma unroll
+              for (int r = 0; r < 4; ++r) a[p][s][i][r] = mul2<T>(a[p][s][i][r], scale[r % 2]);
             }
-            dequantise<T, kBits, !kZeros>(codes[i].word, step, zeros[kZeros ? i : 0], a[p][i]);
-#pragma unroll
-            for (int r = 0; r < 4; ++r) a[p][i][r] = mul2<T>(a[p][i][r], scales[i][r % 2]);
-          }
           wgmma_fence();
 #pragma unroll
-          for (int i = 0; i < kBlocksN; ++i)
-            Product::run(sum[i], a[p][i],
-                         x + static_cast<u64>(column / 64 * (kTileM * 8) + column % 64 / 8));
+          for (int s = 0; s < kBatch; ++s)
+#pragma unroll
+            for (int i = 0; i < kBlocksN; ++i) {
+              const int column = first + s * 16;
+              Product::run(sum[i], a[p][s][i],
+                           x + static_cast<u64>(column / 64 * (kTileM * 8) + column % 64 / 8));
+            }
           wgmma_commit();
           wgmma_wait<1>();  // the other set of registers is free
-          if (u == 0 && step == 0 && last >= 0 && lane == 0) barrier_arrive(at.is_empty(last));
+          if (u == 0 && batch == 0 && last >= 0 && lane == 0) barrier_arrive(at.is_empty(last));
         }
       }
       last = ring.stage;
@@ -287,7 +290,7 @@ struct WgmmaWna16 {
                 transpose_8x8(pack2<Out>(sum[(j + q) * 4 + 2 * r], sum[(j + q) * 4 + 2 * r + 1]));
           quad_transpose(v, t);
           const i64 row = row0 + (j + t) * 8 + lane / 4;
-          if (row < args.m)
+          if (row < args.m && (kTileM % 32 == 0 || j + t < kTileM / 8))
             *reinterpret_cast<Bytes<16>*>(y + row * kN + 8 * r) = {{v[0], v[1], v[2], v[3]}};
         }
       } else {
@@ -342,10 +345,10 @@ struct WgmmaWna16 {
     __syncthreads();
     const Schedule schedule(static_cast<int>(args.m));
     if (threadIdx.x >= kMathThreads) {
-      give_registers<40>();
+      if constexpr (kMathGroups == 2) give_registers<40>();
       if (threadIdx.x < kMathThreads + kWarp) produce(args, at, schedule);
     } else {
-      take_registers<232>();
+      if constexpr (kMathGroups == 2) take_registers<232>();
       consume(args, at, schedule, flag);
     }
   }
