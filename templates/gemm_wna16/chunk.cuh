@@ -2,7 +2,9 @@
 // way from kernel order through shared memory to A fragments. A warp loads and reads its own
 // chunks.
 #pragma once
+#include "common/mbarrier.cuh"
 #include "common/memory.cuh"
+#include "common/tma.cuh"
 #include "common/types.cuh"
 #include "gemm_wna16/dequantise.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
@@ -52,6 +54,35 @@ struct Wna16Chunk {
         copy_async<16>(to + static_cast<u32>(kZerosAt + piece * 16),
                        static_cast<const u8*>(args.zeros) + (first + piece) * 16, inside(piece));
     }
+  }
+
+  /// Units and spans of a chunk that exist.
+  static __device__ __forceinline__ int units_of(int chunk) {
+    return kUnitsK % units == 0 ? units : min(units, kUnitsK - chunk * units);
+  }
+  static __device__ __forceinline__ int spans_of(int chunk) {
+    return ceil_div(units_of(chunk) * kUnitColumns, kSpan);
+  }
+  /// Bytes of a chunk that bulk copies bring.
+  static __device__ __forceinline__ u32 bytes_of(int chunk) {
+    return static_cast<u32>(units_of(chunk) * kWna16UnitBytes +
+                            spans_of(chunk) * (kZeros ? 48 : 32));
+  }
+  /// Requests one chunk by bulk copies that end on a barrier; what lies beyond k stays as it is.
+  /// One thread.
+  template <class Args>
+  static __device__ __forceinline__ void load_bulk(const Args& args, u32 to, int row_tile,
+                                                   int chunk, u32 barrier) {
+    const i64 unit = static_cast<i64>(row_tile) * kUnitsK + chunk * units;
+    bulk_load(to, static_cast<const u8*>(args.codes) + unit * kWna16UnitBytes,
+              static_cast<u32>(units_of(chunk) * kWna16UnitBytes), barrier);
+    const i64 group = static_cast<i64>(row_tile) * kGroups + chunk * kColumns / kGroup;
+    const u32 spans = static_cast<u32>(spans_of(chunk));
+    bulk_load(to + kScalesAt, static_cast<const u8*>(args.scales) + group * 32, spans * 32,
+              barrier);
+    if constexpr (kZeros)
+      bulk_load(to + kZerosAt, static_cast<const u8*>(args.zeros) + group * 16, spans * 16,
+                barrier);
   }
 
   /// The lane's 16 bytes of one unit.

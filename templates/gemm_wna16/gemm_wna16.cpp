@@ -7,6 +7,7 @@
 #include "templates/common/stub.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/gemm_wna16_wgmma.h"
 
 namespace quern {
 namespace {
@@ -28,12 +29,12 @@ struct IntSpace {
 const std::vector<IntSpace>& int_spaces() {
   using C = GemmWna16Config;
   static const std::vector<IntSpace> spaces = {
-      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128}},
+      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
       {"tile_n", &C::tile_n, {0, 32, 48, 64, 96, 128, 160, 192, 224, 256}},
       {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 16}},
       {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
       {"units", &C::units, {0, 1, 2, 4, 8}},
-      {"stages", &C::stages, {0, 2, 3, 4, 6}},
+      {"stages", &C::stages, {0, 2, 3, 4, 6, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8}},
   };
@@ -64,8 +65,10 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
                               c.stages, out_bytes(p));
 }
 
-int threads(const GemmWna16Config& c) {
-  return 32 * c.warps_n * (c.kernel == "stream" ? c.warps_k : 1);
+/// stream: from sm_90 on a further warp fills the rings.
+int threads(const GemmWna16Config& c, const Arch& arch) {
+  if (c.kernel != "stream") return 32 * c.warps_n;
+  return 32 * (c.warps_n * c.warps_k + (arch.has_tma() ? 1 : 0));
 }
 
 /// stream: row groups. mma: output tiles.
@@ -97,7 +100,8 @@ Reason reject_ring(const GemmWna16Problem& p, const GemmWna16Config& c, const Ar
     return fmt::format("{} chunks of {} columns are mostly beyond k = {}", c.split_k, columns, p.k);
   if (c.split_k > chunks)
     return fmt::format("split_k = {} is more than the {} chunks of k", c.split_k, chunks);
-  if (threads(c) > 512) return fmt::format("{} threads are more than 512 a block", threads(c));
+  if (threads(c, arch) > 544)
+    return fmt::format("{} threads are more than 544 a block", threads(c, arch));
   const int blocks = std::max(1, c.blocks_per_sm), smem = smem_bytes(p, c);
   constexpr int kReserved = 1024;  // of each block, by the system
   if (smem > arch.smem_per_block_bytes)
@@ -106,10 +110,10 @@ Reason reject_ring(const GemmWna16Problem& p, const GemmWna16Config& c, const Ar
   if (std::int64_t{blocks} * (smem + kReserved) > arch.smem_per_sm_bytes)
     return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
                        blocks, smem, arch.name(), arch.smem_per_sm_bytes);
-  if (threads(c) * blocks > arch.max_threads_per_sm)
-    return fmt::format("{} blocks of {} threads do not fit an SM of {} with {}", blocks, threads(c),
-                       arch.name(), arch.max_threads_per_sm);
-  const int available = std::min(255, arch.registers_per_sm / (threads(c) * blocks));
+  if (threads(c, arch) * blocks > arch.max_threads_per_sm)
+    return fmt::format("{} blocks of {} threads do not fit an SM of {} with {}", blocks,
+                       threads(c, arch), arch.name(), arch.max_threads_per_sm);
+  const int available = std::min(255, arch.registers_per_sm / (threads(c, arch) * blocks));
   if (estimated_registers(p, c) > available)
     return fmt::format("needs about {} registers a thread, {} are available",
                        estimated_registers(p, c), available);
@@ -140,6 +144,7 @@ Reason reject_mma(const GemmWna16Problem& p, const GemmWna16Config& c, const Arc
   if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "units", "stages", "split_k"}))
     return why;
   if (c.tile_m < 16) return "mma computes tokens by sixteens";
+  if (c.tile_m > 128) return "mma has at most 128 tokens in a tile";
   if (c.tile_n % (16 * c.warps_n) != 0)
     return fmt::format("tile_n = {} is not a multiple of 16 for each of {} warps", c.tile_n,
                        c.warps_n);
@@ -196,6 +201,11 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (auto why = unsupported(p, arch)) return why;
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
+  if (c.kernel == "wgmma") {
+    if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "units", "stages", "split_k"}))
+      return why;
+    return reject_wgmma(p, c, arch);
+  }
   if (c.kernel == "reference") return outside_space(c, {});
   return fmt::format("'{}' is not a kernel of gemm_wna16", c.kernel);
 }
@@ -208,10 +218,11 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
     plan.block[0] = kWna16ReferenceTile * kWna16ReferenceTile;
     return plan;
   }
+  if (c.kernel == "wgmma") return plan_wgmma(p, c, arch);
   plan.pdl = arch.has_pdl();
   const std::int64_t walkers = c.kernel == "stream" ? sets(p, c, arch) : tiles(p, c);
   plan.grid[0] = static_cast<unsigned>(walkers * c.split_k);
-  plan.block[0] = static_cast<unsigned>(threads(c));
+  plan.block[0] = static_cast<unsigned>(threads(c, arch));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.workspace_bytes = workspace_bytes(p, c);
   return plan;
@@ -220,7 +231,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
 std::vector<Tunable> GemmWna16Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"stream", "mma", "reference"}});
+  out.push_back({"kernel", {"stream", "mma", "wgmma", "reference"}});
   for (const IntSpace& space : int_spaces())
     out.push_back({space.name, {space.values.begin(), space.values.end()}});
   return out;
@@ -278,17 +289,20 @@ KernelSource GemmWna16Family::source(const Params& problem, const Params& config
             "gemm_wna16_reference",
             {}};
 
+  if (c.kernel == "wgmma")
+    return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wna16_wgmma", {}};
+
   const std::string entry = fmt::format("gemm_wna16_{}", c.kernel);
-  return {
-      fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
-                  "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
-                  "{}(const quern::GemmWna16Args args) {{\n"
-                  "  extern __shared__ __align__(128) unsigned char smem[];\n"
-                  "  quern::{}<Problem, Config>::run(args, smem);\n}}\n",
-                  c.kernel, shape, config_struct(config), threads(c), std::max(1, c.blocks_per_sm),
-                  entry, c.kernel == "stream" ? "StreamWna16" : "MmaWna16"),
-      entry,
-      {}};
+  return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
+                      "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
+                      "{}(const quern::GemmWna16Args args) {{\n"
+                      "  extern __shared__ __align__(128) unsigned char smem[];\n"
+                      "  quern::{}<Problem, Config>::run(args, smem);\n}}\n",
+                      c.kernel, shape, config_struct(config), threads(c, arch),
+                      std::max(1, c.blocks_per_sm), entry,
+                      c.kernel == "stream" ? "StreamWna16" : "MmaWna16"),
+          entry,
+          {}};
 }
 
 LaunchPlan GemmWna16Family::plan(const Params& problem, const Params& config,
@@ -326,19 +340,30 @@ std::vector<OperandSpec> GemmWna16Family::operands(const Params& problem) const 
   return {x, codes, scales, y};
 }
 
-std::vector<std::byte> GemmWna16Family::pack_args(const Params& problem, const Params&,
+std::vector<TensorMapSpec> GemmWna16Family::tensor_maps(const Params& problem,
+                                                        const Params& config) const {
+  const GemmWna16Config c = config_from(config);
+  if (c.kernel != "wgmma") return {};
+  return tensor_maps_wgmma(problem_from(problem), c);
+}
+
+std::vector<std::byte> GemmWna16Family::pack_args(const Params& problem, const Params& config,
                                                   std::span<const std::uint64_t> addresses,
                                                   std::uint64_t workspace) const {
   const GemmWna16Problem p = problem_from(problem);
   require_operands(name(), addresses, p.zero_points ? 5 : 4);
-  GemmWna16Args args{};
+  const auto fill = [&](auto args) {
+    args.codes = device_pointer(addresses[1]);
+    args.scales = device_pointer(addresses[2]);
+    args.zeros = p.zero_points ? device_pointer(addresses[3]) : nullptr;
+    args.y = device_pointer(addresses.back());
+    args.workspace = device_pointer(workspace);
+    args.m = p.m;
+    return args;
+  };
+  if (config_from(config).kernel == "wgmma") return args_bytes(fill(GemmWna16TmaArgs{}));
+  GemmWna16Args args = fill(GemmWna16Args{});
   args.x = device_pointer(addresses[0]);
-  args.codes = device_pointer(addresses[1]);
-  args.scales = device_pointer(addresses[2]);
-  args.zeros = p.zero_points ? device_pointer(addresses[3]) : nullptr;
-  args.y = device_pointer(addresses.back());
-  args.workspace = device_pointer(workspace);
-  args.m = p.m;
   return args_bytes(args);
 }
 

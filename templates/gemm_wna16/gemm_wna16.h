@@ -37,11 +37,11 @@ struct GemmWna16Problem {
 };
 
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
-/// what each one does: gemm_wna16/stream.cuh, gemm_wna16/mma.cuh.
+/// what each one does: gemm_wna16/stream.cuh, mma.cuh, wgmma.cuh.
 struct GemmWna16Config {
-  std::string kernel = "mma";    // stream, mma, reference
+  std::string kernel = "mma";    // stream, mma, wgmma, reference
   int tile_m = 0;                // tokens of a block
-  int tile_n = 0;                // mma: rows of w of a block
+  int tile_n = 0;                // mma, wgmma: rows of w of a block
   int warps_n = 0, warps_k = 0;  // warps_k: stream
   int units = 0;                 // of 512 bytes, that a row tile advances at a stage
   int stages = 0;                // depth of the ring
@@ -96,6 +96,8 @@ class GemmWna16Family final : public Family {
   std::vector<std::byte> pack_args(const Params& problem, const Params& config,
                                    std::span<const std::uint64_t> addresses,
                                    std::uint64_t workspace) const override;
+  std::vector<TensorMapSpec> tensor_maps(const Params& problem,
+                                         const Params& config) const override;
   Cost cost(const Params& problem) const override;
   Tolerance tolerance(const Params& problem, std::size_t index) const override;
 };

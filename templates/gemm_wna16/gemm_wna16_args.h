@@ -31,6 +31,18 @@ struct GemmWna16Args {
   long long m;
 };
 
+/// The same where x is copied by the tensor memory accelerator, as the driver describes it to it
+/// (Family::tensor_maps).
+struct GemmWna16TmaArgs {
+  alignas(64) unsigned char x_map[128];
+  const void* codes;
+  const void* scales;
+  const void* zeros;
+  void* y;
+  void* workspace;
+  long long m;
+};
+
 constexpr int kWna16UnitRows = 16;
 constexpr int kWna16UnitBytes = 512;
 constexpr int wna16_unit_columns(int bits) { return bits == 4 ? 64 : 32; }
@@ -55,13 +67,14 @@ constexpr int wna16_share_chunks(int k, int bits, int units, int split_k) {
 constexpr int wna16_x_stride(int k, int bits, int units, int split_k) {
   return wna16_share_chunks(k, bits, units, split_k) * units * wna16_unit_columns(bits) * 2 + 16;
 }
-/// stream: x, the ring of weights, two buffers of the warps' sums, a flag.
+/// stream: x, the ring of weights, two buffers of the warps' sums, a flag, two barriers for each
+/// slot of the ring.
 constexpr int wna16_stream_smem_bytes(int k, int bits, int group_size, bool zero_points, int tile_m,
                                       int warps_n, int warps_k, int units, int stages,
                                       int split_k) {
   return tile_m * wna16_x_stride(k, bits, units, split_k) +
          warps_n * warps_k * stages * wna16_chunk_bytes(bits, group_size, zero_points, units) +
-         2 * warps_n * warps_k * tile_m * kWna16UnitRows * 4 + 16;
+         2 * warps_n * warps_k * tile_m * kWna16UnitRows * 4 + 16 + warps_n * warps_k * stages * 16;
 }
 
 /// mma: bytes of one stage: x, then the chunks of all 16-row tiles.
@@ -79,6 +92,22 @@ constexpr int wna16_mma_smem_bytes(int bits, int group_size, bool zero_points, i
       stages * wna16_mma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units);
   const int y = tile_m * wna16_y_stride(tile_n, out_bytes);
   return (ring > y ? ring : y) + 16;
+}
+
+/// wgmma: bytes of one stage, like those of mma, in whole repeats of the swizzle.
+constexpr int wna16_wgmma_stage_bytes(int bits, int group_size, bool zero_points, int tile_m,
+                                      int tile_n, int units) {
+  return wna16_ceil_div(wna16_mma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units),
+                        1024) *
+         1024;
+}
+/// wgmma: the ring, aligned to 1024 bytes, its barriers, and a flag.
+constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points, int tile_m,
+                                     int tile_n, int units, int stages) {
+  return 1024 +
+         stages *
+             (wna16_wgmma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units) + 16) +
+         16;
 }
 
 /// reference: rows and columns of y that a block owns, a thread each.

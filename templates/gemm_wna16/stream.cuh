@@ -6,10 +6,11 @@
 //
 // Blocks stay resident and walk over groups of 16 * warps_n rows of w. w is the A operand of
 // mma.m16n8k16, tokens are its N, so that one row of x costs no more than eight. Each warp streams
-// chunks of its own rows, contiguous in memory, through its own ring in shared memory: no barrier
-// is needed but at the end of a row group. The ring is filled before griddepcontrol.wait: weights
-// do not depend on the previous kernel. x is then staged in shared memory once. Scales multiply the
-// fp32 sums of their group.
+// chunks of its own rows, contiguous in memory, through its own ring in shared memory: the block
+// only meets at the end of a row group. From sm_90 on a further warp keeps the rings full by bulk
+// copies, elsewhere each warp its own by cp.async. The ring is filled before griddepcontrol.wait:
+// weights do not depend on the previous kernel. x is then staged in shared memory once. Scales
+// multiply the fp32 sums of their group.
 //
 // Tunables (Config)
 //   tile_m         rows of x that are computed (1, 2, 4, 8, 16); rows from m on are not stored
@@ -23,8 +24,10 @@
 //                  leave fp32 sums in the workspace and the last to arrive adds them in order of k
 #pragma once
 #include "common/grid.cuh"
+#include "common/mbarrier.cuh"
 #include "common/memory.cuh"
 #include "common/mma.cuh"
+#include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/workspace_args.h"
 #include "gemm_wna16/chunk.cuh"
@@ -51,6 +54,11 @@ struct StreamWna16 {
   static constexpr int kRowTiles = kN / 16, kRowGroups = ceil_div(kRowTiles, kWarpsN);
   static constexpr int kStrideX = wna16_x_stride(kK, kBits, kUnits, kSplitK);
   static constexpr int kSums = kWarpsN * kM * 16;  // of a row group
+#if __CUDA_ARCH__ >= 900
+  static constexpr bool kBulk = true;
+#else
+  static constexpr bool kBulk = false;
+#endif
 
   static_assert(kM == 1 || kM == 2 || kM == 4 || kM == 8 || kM == 16, "tile_m is 1, 2, 4, 8 or 16");
   static_assert(kStages >= 2, "a ring has 2 or more stages");
@@ -69,7 +77,8 @@ struct StreamWna16 {
   /// the chunk's first column.
   static __device__ __forceinline__ void multiply(const unsigned char* chunk, u32 x, int lane,
                                                   Sums& sum) {
-    Sums part = {};
+    // Two sums take turns, because products that add to the same one wait for each other.
+    float part[2][kTokenTiles][4] = {};
     ZeroPoints<T, kBits> zeros;
     zeros.set_symmetric();
 #pragma unroll
@@ -90,7 +99,7 @@ struct StreamWna16 {
 #pragma unroll
           for (int j = 0; j < kTokenTiles; ++j) {
             const u32 pair[2] = {b[j][2 * s], b[j][2 * s + 1]};
-            mma_m16n8k16<T>(part[j], a, pair);
+            mma_m16n8k16<T>(part[s][j], a, pair);
           }
         }
         if ((column + 32) % Chunk::kSpan != 0) continue;
@@ -100,8 +109,8 @@ struct StreamWna16 {
         for (int j = 0; j < kTokenTiles; ++j)
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            sum[j][c] = fmaf(part[j][c], scale[c / 2], sum[j][c]);
-            part[j][c] = 0.0f;
+            sum[j][c] = fmaf(part[0][j][c] + part[1][j][c], scale[c / 2], sum[j][c]);
+            part[0][j][c] = part[1][j][c] = 0.0f;
           }
       }
     }
@@ -134,7 +143,7 @@ struct StreamWna16 {
         if (kM >= 8 || token < kM) mine[token * 16 + lane / 4 + c / 2 * 8] = sum[j][c];
         sum[j][c] = 0.0f;
       }
-    __syncthreads();
+    named_sync(1, kThreads);
     for (int i = static_cast<int>(threadIdx.x); i < kSums; i += kThreads) {
       float total = partial[i];
 #pragma unroll
@@ -160,44 +169,83 @@ struct StreamWna16 {
     }
   }
 
-  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+  /// Which row groups and chunks are this block's. Blocks that differ in their split alone are a
+  /// set and walk over the same row groups.
+  struct Share {
+    int set, sets, split, begin, end, num_steps;
+    __device__ Share()
+        : set(static_cast<int>(blockIdx.x) / kSplitK),
+          sets(static_cast<int>(gridDim.x) / kSplitK),
+          split(static_cast<int>(blockIdx.x) % kSplitK),
+          begin(split * kShare),
+          end(min(begin + kShare, kChunks)),
+          num_steps(set < kRowGroups ? ((kRowGroups - set - 1) / sets + 1) * kSteps : 0) {}
+  };
+
+  /// Barriers of a warp's ring: full and empty slots (sm_90 and later).
+  static __device__ __forceinline__ u32 is_full(u32 barriers, int warp, int slot) {
+    return barriers + static_cast<u32>((warp * kStages + slot) * 16);
+  }
+  static __device__ __forceinline__ u32 is_empty(u32 barriers, int warp, int slot) {
+    return is_full(barriers, warp, slot) + 8;
+  }
+
+  /// Keeps the rings full; lane i serves warp i. One warp (sm_90 and later).
+  static __device__ __forceinline__ void produce(const GemmWna16Args& args, const Share& share,
+                                                 u32 ring, u32 barriers) {
+    const int warp = static_cast<int>(threadIdx.x % kWarp);
+    if (warp >= kWarps) return;
+    Cursor load{share.set, 0};
+    int slot = 0;
+    u32 parity = 1;
+    for (int step = 0; step < share.num_steps; ++step) {
+      const int chunk = share.begin + load.step * kWarpsK + warp / kWarpsN;
+      const int row_tile = min(load.group * kWarpsN + warp % kWarpsN, kRowTiles - 1);
+      const u32 full = is_full(barriers, warp, slot);
+      barrier_wait(full + 8, parity);
+      if (chunk < share.end) {
+        barrier_arrive_expect(full, Chunk::bytes_of(chunk));
+        Chunk::load_bulk(args, ring + static_cast<u32>((warp * kStages + slot) * kChunkBytes),
+                         row_tile, chunk, full);
+      } else {
+        barrier_arrive(full);
+      }
+      load.advance(share.sets);
+      if (++slot == kStages) {
+        slot = 0;
+        parity ^= 1;
+      }
+    }
+  }
+
+  /// Multiplies what comes through the warp's ring.
+  static __device__ __forceinline__ void consume(const GemmWna16Args& args, const Share& share,
+                                                 unsigned char* x, unsigned char* ring,
+                                                 float* partial, u32 barriers) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     const int warp_n = warp % kWarpsN, warp_k = warp / kWarpsN;
-    // Blocks that differ in their split alone are a set and walk over the same row groups.
-    const int set = static_cast<int>(blockIdx.x) / kSplitK;
-    const int split = static_cast<int>(blockIdx.x) % kSplitK;
-    const int sets = static_cast<int>(gridDim.x) / kSplitK;
-    const int begin = split * kShare, end = min(begin + kShare, kChunks);
-    const int num_groups = set < kRowGroups ? (kRowGroups - set - 1) / sets + 1 : 0;
-    const int num_steps = num_groups * kSteps;
-
-    unsigned char* x = smem;
-    unsigned char* ring = smem + kM * kStrideX;
-    float* partial = reinterpret_cast<float*>(ring + kWarps * kStages * kChunkBytes);
     unsigned char* mine = ring + warp * kStages * kChunkBytes;
-
-    pdl_launch_dependents();
-    Cursor read{set, 0}, load{set, 0};
+    Cursor read{share.set, 0}, load{share.set, 0};
     const auto issue = [&](int step, int slot) {
-      if (step < num_steps) {
-        const int chunk = begin + load.step * kWarpsK + warp_k;
-        if (chunk < end)
-          Chunk::load(args, shared_address(mine + slot * kChunkBytes),
-                      min(load.group * kWarpsN + warp_n, kRowTiles - 1), chunk, lane);
-        load.advance(sets);
+      if constexpr (!kBulk) {
+        if (step < share.num_steps) {
+          const int chunk = share.begin + load.step * kWarpsK + warp_k;
+          if (chunk < share.end)
+            Chunk::load(args, shared_address(mine + slot * kChunkBytes),
+                        min(load.group * kWarpsN + warp_n, kRowTiles - 1), chunk, lane);
+          load.advance(share.sets);
+        }
+        copy_async_commit();  // an empty group too: waiting counts groups
       }
     };
 #pragma unroll
-    for (int s = 0; s < kStages - 1; ++s) {
-      issue(s, s);
-      copy_async_commit();
-    }
+    for (int s = 0; s < kStages - 1; ++s) issue(s, s);
     pdl_wait();
-    stage_x(args, x, begin * Chunk::kColumns);
+    stage_x(args, x, share.begin * Chunk::kColumns);
     copy_async_commit();
     copy_async_wait<0>();
-    __syncthreads();
+    named_sync(1, kThreads);
 
     // ldmatrix takes the address of row lane % 8 at columns lane / 8 * 8; rows that are not there
     // are as good as any other, because nobody reads their sums.
@@ -205,30 +253,70 @@ struct StreamWna16 {
                        static_cast<u32>(lane % 8 < kM ? lane % 8 : kM - 1) * kStrideX +
                        static_cast<u32>(lane / 8 * 16);
     Sums sum = {};
-    int slot = 0, parity = 0;
-    for (int step = 0; step < num_steps; ++step) {
-      copy_async_wait<kStages - 2>();
-      __syncwarp();  // the scales are other lanes' copies; and all are done with the slot before
-      issue(step + kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
-      copy_async_commit();  // an empty group too: waiting counts groups
+    int slot = 0, buffer = 0;
+    u32 parity = 0;
+    for (int step = 0; step < share.num_steps; ++step) {
+      if constexpr (kBulk) {
+        barrier_wait(is_full(barriers, warp, slot), parity);
+      } else {
+        copy_async_wait<kStages - 2>();
+        __syncwarp();  // the scales are other lanes' copies; and all are done with the slot before
+        issue(step + kStages - 1, slot == 0 ? kStages - 1 : slot - 1);
+      }
       const int chunk = read.step * kWarpsK + warp_k;
-      if (begin + chunk < end)
+      if (share.begin + chunk < share.end)
         multiply(mine + slot * kChunkBytes, x_lane + static_cast<u32>(chunk * Chunk::kColumns * 2),
                  lane, sum);
+      if constexpr (kBulk) {
+        __syncwarp();
+        if (lane == 0) barrier_arrive(is_empty(barriers, warp, slot));
+      }
       if (read.step == kSteps - 1) {
-        finish(args, partial + parity * kWarpsK * kSums, read.group, split, warp_n, warp_k, lane,
-               sum);
+        finish(args, partial + buffer * kWarpsK * kSums, read.group, share.split, warp_n, warp_k,
+               lane, sum);
+        buffer ^= 1;
+      }
+      read.advance(share.sets);
+      if (++slot == kStages) {
+        slot = 0;
         parity ^= 1;
       }
-      read.advance(sets);
-      slot = slot == kStages - 1 ? 0 : slot + 1;
+    }
+  }
+
+  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+    const Share share;
+    unsigned char* ring = smem + kM * kStrideX;
+    float* partial = reinterpret_cast<float*>(ring + kWarps * kStages * kChunkBytes);
+    u32* flag = reinterpret_cast<u32*>(partial + 2 * kWarpsK * kSums);
+    const u32 barriers = shared_address(flag + 4);
+
+    pdl_launch_dependents();
+    if constexpr (kBulk) {
+      if constexpr (Chunk::kUnitsK % kUnits != 0) {
+        // Beyond k there are no copies, and what is multiplied by zeros has to be finite.
+        for (int i = static_cast<int>(threadIdx.x) * 16; i < kWarps * kStages * kChunkBytes;
+             i += (kThreads + kWarp) * 16)
+          *reinterpret_cast<Bytes<16>*>(ring + i) = Bytes<16>{};
+        asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+      }
+      for (int i = static_cast<int>(threadIdx.x); i < 2 * kWarps * kStages; i += kThreads + kWarp)
+        barrier_init(barriers + static_cast<u32>(i * 8), 1);
+      barrier_init_fence();
+      __syncthreads();
+      if (threadIdx.x >= kThreads)
+        produce(args, share, shared_address(ring), barriers);
+      else
+        consume(args, share, smem, ring, partial, barriers);
+    } else {
+      consume(args, share, smem, ring, partial, barriers);
     }
 
     if constexpr (kSplitK > 1) {
-      u32* flag = reinterpret_cast<u32*>(partial + 2 * kWarpsK * kSums);
-      if (!last_block(static_cast<u32*>(args.workspace) + set, kSplitK, flag)) return;
-      for (int group = set; group < kRowGroups; group += sets)
-        for (int i = static_cast<int>(threadIdx.x); i < kSums; i += kThreads) {
+      if (!last_block(static_cast<u32*>(args.workspace) + share.set, kSplitK, flag)) return;
+      const int stride = static_cast<int>(blockDim.x);
+      for (int group = share.set; group < kRowGroups; group += share.sets)
+        for (int i = static_cast<int>(threadIdx.x); i < kSums; i += stride) {
           const float* from = parts(args) + static_cast<i64>(group) * kSplitK * kSums + i;
           float values[kSplitK];
 #pragma unroll

@@ -33,6 +33,14 @@ GemmWna16Config mma(int tile_m, int tile_n, int warps_n, int units, int stages, 
   return c;
 }
 
+GemmWna16Config wgmma(int tile_m, int tile_n, int warps_n, int units, int stages, int split_k) {
+  GemmWna16Config c;
+  c.kernel = "wgmma";
+  c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.units = units, c.stages = stages;
+  c.split_k = split_k;
+  return c;
+}
+
 /// One of each kind, so that each kernel meets every tail: of rows, chunks, groups and splits.
 std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
   std::vector<GemmWna16Config> all;
@@ -47,6 +55,10 @@ std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
   all.push_back(mma(64, 96, 3, 2, 2, 3));
   all.push_back(mma(64, 128, 2, 4, 2, 1));
   all.push_back(mma(128, 128, 4, 2, 2, 1));
+  all.push_back(wgmma(32, 128, 8, 2, 2, 1));
+  all.push_back(wgmma(64, 256, 16, 2, 3, 3));
+  all.push_back(wgmma(128, 256, 8, 2, 3, 1));
+  all.push_back(wgmma(256, 128, 8, 4, 2, 2));
   std::vector<Params> out;
   for (const GemmWna16Config& config : all)
     if (!reject_reason(p, config, arch)) out.push_back(to_params(config));

@@ -6,6 +6,7 @@
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
 #include "tests/support/family_rules.h"
+#include "tests/support/spread.h"
 #include "tests/support/support.h"
 
 using namespace quern;
@@ -28,12 +29,27 @@ bool mentions(const std::optional<std::string>& reason, const std::string& words
 }  // namespace
 
 TEST_CASE("gemm_wna16 keeps the rules of a family") {
-  for (const int m : {1, 2, 3, 8, 16, 17, 64, 256, 8191})
+  for (const int m : {3, 7, 15, 17, 64, 256, 8191})
     test::check_family_rules(family, to_params(problem(m, 4096, 4096)));
   test::check_family_rules(family, to_params(problem(5, 1280, 8192, 4, 32, true)));
-  test::check_family_rules(family, to_params(problem(1, 4096, 11008, 8, 11008)));
+  test::check_family_rules(family, to_params(problem(7, 4096, 11008, 8, 11008)));
   test::check_family_rules(family, to_params(problem(33, 16, 64, 8, 64, true)));
   test::check_family_refuses_nonsense(family, to_params(problem(16, 4096, 4096)));
+}
+
+TEST_CASE("gemm_wna16 has a legal space at every number of rows") {
+  for (const Arch& arch : known_archs())
+    for (const int m : {1, 2, 4, 8, 16, 32}) {
+      const Params p = to_params(problem(m, 4096, 4096));
+      const RankedSpace ranked = family.ranked_space(p, arch);
+      REQUIRE_FALSE(ranked.configs.empty());
+      CHECK_LE(ranked.configs.size(), 1100);
+      for (const Params& config : test::spread(ranked.configs, 20)) {
+        INFO(arch.name(), " ", to_text(p), " ", to_text(config));
+        CHECK_FALSE(family.reject_reason(p, config, arch));
+        CHECK_GE(family.plan(p, config, arch).grid[0], 1);
+      }
+    }
 }
 
 TEST_CASE("gemm_wna16 compiles for every architecture without spilling") {
