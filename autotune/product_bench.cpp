@@ -9,7 +9,8 @@
 namespace quern {
 namespace {
 
-constexpr std::size_t kLibraryConfigs = 3;  // that take part: the best few of the tuner's trials
+// That take part, the best by the tuner's trials: those of a race that they lost are of few samples.
+constexpr std::size_t kOwnConfigs = 5, kLibraryConfigs = 3;
 constexpr std::size_t kStreamConfigs = 8;   // the best of so many is what reading takes
 
 /// Candidates by the tuner's own times, those without one last.
@@ -97,26 +98,34 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
   const bool has_record = tuned.outcome == ProblemReport::Outcome::tuned ||
                           tuned.outcome == ProblemReport::Outcome::recorded;
   out.library_won = has_record && family.is_library(tuned.record.config);
-  std::vector<Params> configs;  // our own first, then the library's
-  if (has_record && !out.library_won) configs.push_back(tuned.record.config);
-  std::vector<Params> libraries;
+  std::vector<Params> own{library_.default_config(family, tuned.problem)}, libraries;
+  if (has_record && !out.library_won && tuned.record.config != own.front())
+    own.push_back(tuned.record.config);
   for (const std::size_t i : by_time(tuned)) {
     const Params& config = tuned.configs[i];
-    if (!family.is_library(config) && configs.empty())
-      configs.push_back(config);
+    const bool known = std::find(own.begin(), own.end(), config) != own.end();
+    if (!family.is_library(config) && !known && own.size() < kOwnConfigs)
+      own.push_back(config);
     else if (family.is_library(config) && libraries.size() < kLibraryConfigs)
       libraries.push_back(config);
   }
-  if (configs.empty()) configs.push_back(library_.default_config(family, tuned.problem));
+  std::vector<Params> configs = own;
   configs.insert(configs.end(), libraries.begin(), libraries.end());
   const std::vector<Timing> timings = time_configs(library_, family, tuned.problem, configs, 21);
-  out.config = configs.front();
-  out.timing = timings.front();
-  for (std::size_t i = 1; i < timings.size(); ++i)
-    if (out.library.num_samples == 0 || timings[i].median_us < out.library.median_us) {
-      out.library = timings[i];
-      out.library_config = configs[i];
-    }
+  const auto best_of = [&](std::size_t first, std::size_t end) {
+    std::size_t best = first;
+    for (std::size_t i = first; i < end; ++i)
+      if (timings[i].median_us < timings[best].median_us) best = i;
+    return best;
+  };
+  const std::size_t best_own = best_of(0, own.size());
+  out.config = configs[best_own];
+  out.timing = timings[best_own];
+  if (!libraries.empty()) {
+    const std::size_t best_library = best_of(own.size(), configs.size());
+    out.library = timings[best_library];
+    out.library_config = configs[best_library];
+  }
   out.dense = tuned.family == "gemm" ? out.library : dense(tuned.problem);
   out.read_us = read_us(out.cost.bytes);
   return out;

@@ -452,3 +452,25 @@ TEST_CASE("rows of an embedding table, scaled; ids outside it give zeros") {
   run.go();
   check_close(run["y"], wanted);
 }
+
+TEST_CASE("columns in another order, and columns side by side") {
+  Run gather("gather_columns", {{"rows", 3}, {"cols", 7}, {"inputs", 9}});
+  gather["order"] = {8, 0, -1, 9, 4, 4, 2};
+  Numbers wanted(21, 0.0);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const double from = gather["order"][i % 7];
+    if (from >= 0 && from < 9) wanted[i] = gather["x"][i / 7 * 9 + static_cast<std::size_t>(from)];
+  }
+  gather.go();
+  check_close(gather["y"], wanted);
+
+  Run join("concatenate_columns",
+           {{"rows", 2}, {"cols", 9}, {"a_cols", 4}, {"b_cols", 2}, {"c_cols", 3}},
+           {{"first_b", 4}, {"first_c", 6}});
+  wanted.clear();
+  for (std::size_t row = 0; row < 2; ++row)
+    for (const auto& [name, cols] : {std::pair{"a", 4u}, {"b", 2u}, {"c", 3u}})
+      for (std::size_t i = 0; i < cols; ++i) wanted.push_back(join[name][row * cols + i]);
+  join.go();
+  check_close(join["y"], wanted);
+}
