@@ -1,6 +1,7 @@
 // The kernel families that Quern ships, one line each.
 #include <utility>
 
+#include "autotune/fused_gemm.h"
 #include "autotune/registry.h"
 #include "autotune/row_family.h"
 #include "templates/attention/decode_attention.h"
@@ -16,6 +17,7 @@ namespace quern {
 std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& templates) {
   std::vector<std::unique_ptr<const Family>> families;
   families.push_back(std::make_unique<GemmFamily>());
+  families.push_back(std::make_unique<FusedGemmFamily>(templates));
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());
   families.push_back(std::make_unique<RopeAppendFamily>());
