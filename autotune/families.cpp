@@ -1,6 +1,7 @@
 // The kernel families that Quern ships, one line each.
 #include <utility>
 
+#include "autotune/fused_gemm.h"
 #include "autotune/registry.h"
 #include "autotune/row_family.h"
 #include "templates/attention/decode_attention.h"
@@ -20,6 +21,7 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   families.push_back(std::make_unique<GemmFamily>());
   families.push_back(std::make_unique<GemmWna16Family>());
   families.push_back(std::make_unique<GemmW8A8Family>());
+  families.push_back(std::make_unique<FusedGemmFamily>(templates));
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());
   families.push_back(std::make_unique<RopeAppendFamily>());
