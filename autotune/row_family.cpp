@@ -102,7 +102,7 @@ struct RowFamily::Parsed {
 RowFamily::RowFamily(const std::map<std::string, std::string, std::less<>>& files) {
   const dsl::Includes includes = dsl::includes_from(files, "row");
   for (const auto& [path, text] : files) {
-    if (!path.ends_with(".qk")) continue;
+    if (!path.ends_with(".qk") || path.starts_with("epilogue/")) continue;
     for (dsl::Kernel& kernel : dsl::parse(text, path, includes)) {
       if (kernels_.contains(kernel.name()))
         throw InputError(

@@ -116,7 +116,7 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
   CudaBody::Registers registers{{input, names.take(fragment.input)}};
   if (output >= 0) registers[output] = names.take(fragment.output);
   body.set_registers(registers);
-  body.set_count("count");
+  if (!fragment.whole) body.set_count("count");
   body.set_vector(2, "N");  // a number that stands for several
 
   const std::string indent(std::string("__device__ inline void (").size() + function.size(), ' ');

@@ -18,6 +18,9 @@ struct Fragment {
   std::string input;              // operand whose elements are given in registers; f32
   std::string name = "Epilogue";  // of the struct and, in lower case, of the function
   std::string output = "";        // operand whose elements are left in registers, f32; "": none
+  /// The caller promises that all N elements exist, that `col` is a multiple of N, and that N
+  /// divides the last axis: no tails, and accesses are as wide as N elements are.
+  bool whole = false;
 };
 
 /// Why this kernel cannot become such a fragment, as a sentence; or nothing.
@@ -30,7 +33,7 @@ std::optional<std::string> fragment_reason(const Kernel& kernel, const Binding& 
 ///                                             const float (&acc)[N] [, float (&y)[N]]);
 /// for the N elements from `col` on along the last axis of one row; rows count along all the other
 /// axes. Registers hold N * F values where fixed axes of F places follow the last one. Elements
-/// past the end of the axis are neither read nor written. Everything else that the source declares
+/// past the end of the axis are neither read nor written (`whole`: there are none). Everything else that the source declares
 /// is in a namespace of its own. Throws InputError with fragment_reason.
 std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fragment& fragment);
 

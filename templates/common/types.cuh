@@ -81,6 +81,13 @@ __device__ __forceinline__ void unpack2<f16>(u32 x, float& low, float& high) {
   high = to_f32(f16{static_cast<u16>(x >> 16)});
 }
 
+/// Products of two pairs of bf16, rounded to nearest even.
+__device__ __forceinline__ u32 multiply_bf16x2(u32 a, u32 b) {
+  u32 y;  // adding -0 changes nothing, and sm_80 has no product alone
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(0x80008000u));
+  return y;
+}
+
 constexpr int kWarp = 32;
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }

@@ -49,6 +49,9 @@ constexpr int gemv_smem_bytes(int k, int tile_m, int warps_n, int warps_k, int r
          (warps_k > 1 ? 2 * warps * tile_m * rows_per_warp * 4 : 0);
 }
 
+/// gemv that normalises x: each warp's sums of squares.
+constexpr int gemv_squares_bytes(int tile_m, int warps) { return tile_m * warps * 4; }
+
 /// reference: rows and columns of y that a block owns, a thread each.
 constexpr int kReferenceTile = 16;
 

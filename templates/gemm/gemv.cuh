@@ -28,12 +28,14 @@
 #include "common/memory.cuh"
 #include "common/reduce.cuh"
 #include "common/types.cuh"
+#include "gemm/fusion.cuh"
 #include "gemm/gemm_args.h"
 
 namespace quern {
 
-template <class Problem, class Config>
+template <class Problem, class Config, class Fusion = StoreSums<GemmArgs>>
 struct Gemv {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k;
@@ -48,18 +50,27 @@ struct Gemv {
   static constexpr int kPaddedK = kChunks * kChunk;
   static constexpr int kGroupRows = kWarpsN * kRows;
   static constexpr int kGroups = ceil_div(kN, kGroupRows);
-  static constexpr int kSums = kM * kRows;
+  static constexpr int kSums = kM * kRows, kParts = Fusion::kParts;
   static constexpr int kBytesX = gemv_x_bytes(kK, kM);
   static constexpr int kBytesRing =
       Config::async_copy ? gemv_ring_bytes(kK, kWarps, kRows, kUnroll, kStages) : 0;
 
   static_assert(kM == 1 || kM == 2 || kM == 4 || kM == 8 || kM == 16, "tile_m is 1, 2, 4, 8 or 16");
   static_assert((kRows & (kRows - 1)) == 0, "rows_per_warp is a power of two");
+  static_assert(kRows % kParts == 0, "a warp has all parts of an element");
   static_assert(!Config::async_copy || kVec >= 2, "cp.async moves at least 4 bytes: k is even");
   static_assert(!Config::async_copy || kStages >= 2,
                 "a ring in shared memory has 2 or more stages");
 
   using Weights = Bytes<kVecBytes>;
+
+  static constexpr int kPerLane = kSums > kWarp ? kSums / kWarp : 1;
+  static constexpr int kLanes = kSums > kWarp ? 1 : kWarp / kSums;  // lanes that hold the same sum
+  /// Sums that a lane finishes.
+  static constexpr int kHeld = kWarpsK == 1 ? kPerLane : ceil_div(kSums, kWarp);
+  struct Scales {
+    float of[kHeld];
+  };
 
   /// Where in the stream of (row group, step of k) this warp is.
   struct Cursor {
@@ -80,7 +91,8 @@ struct Gemv {
   /// Address of this lane's piece of one row and chunk.
   static __device__ __forceinline__ const T* address(const T* w, const Cursor& at, int r, int u,
                                                      int warp_k, int lane) {
-    int row = at.row0 + r;
+    // Parts of an element follow each other among the warp's rows.
+    int row = kParts == 1 ? at.row0 + r : interleaved_row<2>(at.row0) + interleaved_row<2>(r);
     if constexpr (kN % kGroupRows != 0) row = min(row, kN - 1);
     int k = chunk_of(at.step, u, warp_k) * kChunk + lane * kVec;
     if constexpr (kK % (kChunk * kWarpsK * kUnroll) != 0) k = min(k, kK - kVec);
@@ -94,6 +106,17 @@ struct Gemv {
 #pragma unroll
       for (int i = 0; i < kVec / 2; ++i) unpack2<T>(from.word[i], to[2 * i], to[2 * i + 1]);
     }
+  }
+
+  static __device__ __forceinline__ Weights pack(const float (&from)[kVec]) {
+    Weights to;
+    if constexpr (kVec == 1) {
+      to.word[0] = from_f32<T>(from[0]).bits;
+    } else {
+#pragma unroll
+      for (int i = 0; i < kVec / 2; ++i) to.word[i] = pack2<T>(from[2 * i], from[2 * i + 1]);
+    }
+    return to;
   }
 
   /// Adds the products of one step to the warp's sums.
@@ -122,25 +145,48 @@ struct Gemv {
     }
   }
 
-  static __device__ __forceinline__ void store(const GemmArgs& args, int row0, int index,
+  static __device__ __forceinline__ void store(const Args& args, int row0, int index,
                                                float value) {
     const int m = index / kRows, row = row0 + index % kRows;
     if (m < args.m && row < kN)
       static_cast<Out*>(args.y)[static_cast<i64>(m) * kN + row] = from_f32<Out>(value);
   }
 
+  /// The same of the element whose parts are the sums from `index` on.
+  static __device__ __forceinline__ void store(const Args& args, int row0, int index,
+                                               const float (&parts)[kParts]) {
+    const int m = index / kRows, row = row0 + index % kRows;
+    if (m < args.m && row < kN) Fusion::template apply<1>(args, m, row / kParts, parts);
+  }
+
   /// Adds the sums of all lanes, and of the warps that share the rows, and stores the results.
   /// `parity` alternates from group to group, so that one barrier a group is enough.
-  static __device__ __forceinline__ void finish(const GemmArgs& args, float* partial, int row0,
+  static __device__ __forceinline__ void finish(const Args& args, float* partial, int row0,
                                                 int parity, int warp_n, int warp_k, int lane,
-                                                float (&sum)[kSums]) {
-    constexpr int kPerLane = kSums > kWarp ? kSums / kWarp : 1;
-    constexpr int kLanes = kSums > kWarp ? 1 : kWarp / kSums;  // lanes that hold the same sum
+                                                const Scales& scale, float (&sum)[kSums]) {
     warp_sum_many<kSums>(sum, lane);
     if constexpr (kWarpsK == 1) {
-      if (lane % kLanes == 0)
+      if constexpr (Fusion::kNormalises)
 #pragma unroll
-        for (int j = 0; j < kPerLane; ++j) store(args, row0, lane / kLanes * kPerLane + j, sum[j]);
+        for (int j = 0; j < kPerLane; ++j) sum[j] *= scale.of[j];
+      if constexpr (!Fusion::kFused) {
+        if (lane % kLanes == 0)
+#pragma unroll
+          for (int j = 0; j < kPerLane; ++j)
+            store(args, row0, lane / kLanes * kPerLane + j, sum[j]);
+      } else if constexpr (kPerLane >= kParts) {
+        if (lane % kLanes == 0)
+#pragma unroll
+          for (int j = 0; j < kPerLane; j += kParts) {
+            float parts[kParts];
+#pragma unroll
+            for (int part = 0; part < kParts; ++part) parts[part] = sum[j + part];
+            store(args, row0, lane / kLanes * kPerLane + j, parts);
+          }
+      } else {
+        const float parts[2] = {sum[0], __shfl_down_sync(0xffffffffu, sum[0], kLanes)};
+        if (lane % (2 * kLanes) == 0) store(args, row0, lane / kLanes, parts);
+      }
     } else {
       float* mine = partial + (parity * kWarpsN + warp_n) * kWarpsK * kSums;
       if (lane % kLanes == 0)
@@ -152,19 +198,82 @@ struct Gemv {
 #pragma unroll
         for (int j = 0; j < ceil_div(kSums, kWarp); ++j) {
           const int i = j * kWarp + lane;
-          if (i >= kSums) break;
-          float total = mine[i];
+          if (kParts == 1 && i >= kSums) break;
+          const int at = kParts == 1 ? i : min(i, kSums - 1);
+          float total = mine[at];
 #pragma unroll
-          for (int other = 1; other < kWarpsK; ++other) total += mine[other * kSums + i];
-          store(args, row0, i, total);
+          for (int other = 1; other < kWarpsK; ++other) total += mine[other * kSums + at];
+          if constexpr (Fusion::kNormalises) total *= scale.of[j];
+          if constexpr (!Fusion::kFused) {
+            store(args, row0, i, total);
+          } else if constexpr (kParts == 1) {
+            const float parts[1] = {total};
+            store(args, row0, i, parts);
+          } else {
+            const float parts[2] = {total, __shfl_down_sync(0xffffffffu, total, 1)};
+            if (i < kSums && i % 2 == 0) store(args, row0, i, parts);
+          }
         }
     }
 #pragma unroll
     for (int i = 0; i < kSums; ++i) sum[i] = 0.0f;
   }
 
+  /// This lane's factors of the rows of x that its sums belong to, from the squares that stage_x
+  /// left.
+  static __device__ __forceinline__ void find_scales(const float* squares, int lane,
+                                                     Scales& scale) {
+#pragma unroll
+    for (int j = 0; j < kHeld; ++j) {
+      const int i = kWarpsK == 1 ? lane / kLanes * kPerLane + j : min(j * kWarp + lane, kSums - 1);
+      float total = 0.0f;
+#pragma unroll
+      for (int warp = 0; warp < kWarps; ++warp) total += squares[i / kRows * kWarps + warp];
+      scale.of[j] = rsqrtf(total * (1.0f / kK) + Fusion::kEps);
+    }
+  }
+
+  /// Copies x * gamma to shared memory, with zeros where it ends, and leaves each warp's share of the
+  /// sums of squares of x.
+  static __device__ __forceinline__ void stage_normalised(const Args& args, unsigned char* to,
+                                                          float* squares) {
+    const T* x = static_cast<const T*>(args.x);
+    const T* gamma = static_cast<const T*>(args.gamma);
+    float sum[kM] = {};
+#pragma unroll 1
+    for (int k = static_cast<int>(threadIdx.x) * kVec; k < kPaddedK; k += kThreads * kVec) {
+      const bool inside = k < kK;
+      float g[kVec];
+      unpack(inside ? *reinterpret_cast<const Weights*>(gamma + k) : Weights{}, g);
+      Weights rows[kM];
+#pragma unroll
+      for (int m = 0; m < kM; ++m)
+        rows[m] = inside && m < args.m
+                      ? *reinterpret_cast<const Weights*>(x + static_cast<i64>(m) * kK + k)
+                      : Weights{};
+#pragma unroll
+      for (int m = 0; m < kM; ++m) {
+        float v[kVec];
+        unpack(rows[m], v);
+#pragma unroll
+        for (int i = 0; i < kVec; ++i) {
+          sum[m] = fmaf(v[i], v[i], sum[m]);
+          v[i] *= g[i];
+        }
+        *reinterpret_cast<Weights*>(to + (m * kPaddedK + k) * 2) = pack(v);
+      }
+    }
+#pragma unroll
+    for (int m = 0; m < kM; ++m) {
+#pragma unroll
+      for (int apart = kWarp / 2; apart > 0; apart /= 2)
+        sum[m] += __shfl_xor_sync(0xffffffffu, sum[m], apart);
+      if (threadIdx.x % kWarp == 0) squares[m * kWarps + threadIdx.x / kWarp] = sum[m];
+    }
+  }
+
   /// Copies x to shared memory, with zeros where it ends.
-  static __device__ __forceinline__ void stage_x(const GemmArgs& args, unsigned char* to) {
+  static __device__ __forceinline__ void stage_x(const Args& args, unsigned char* to) {
     const T* x = static_cast<const T*>(args.x);
     for (int i = static_cast<int>(threadIdx.x) * kVec; i < kM * kPaddedK; i += kThreads * kVec) {
       const int m = i / kPaddedK, k = i % kPaddedK;
@@ -175,7 +284,19 @@ struct Gemv {
     }
   }
 
-  static __device__ __forceinline__ void run(const GemmArgs& args, unsigned char* smem) {
+  static __device__ __forceinline__ void stage(const Args& args, unsigned char* x, float* squares,
+                                               int lane, Scales& scale) {
+    if constexpr (Fusion::kNormalises) {
+      stage_normalised(args, x, squares);
+      __syncthreads();
+      find_scales(squares, lane, scale);
+    } else {
+      stage_x(args, x);
+      __syncthreads();
+    }
+  }
+
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     const int warp_n = warp / kWarpsK, warp_k = warp % kWarpsK;
@@ -187,15 +308,17 @@ struct Gemv {
     unsigned char* x = smem;
     unsigned char* ring = smem + kBytesX;
     float* partial = reinterpret_cast<float*>(ring + kBytesRing);
+    float* squares = partial + (kWarpsK > 1 ? 2 * kWarps * kSums : 0);
 
     pdl_launch_dependents();
     Cursor read{block * kGroupRows + warp_n * kRows, 0};
     Cursor load = read;
     float sum[kSums] = {};
+    Scales scale;
     int parity = 0;
     const auto step_done = [&] {
       if (read.step == kSteps - 1) {
-        finish(args, partial, read.row0, parity, warp_n, warp_k, lane, sum);
+        finish(args, partial, read.row0, parity, warp_n, warp_k, lane, scale, sum);
         parity ^= 1;
       }
       read.advance();
@@ -222,8 +345,7 @@ struct Gemv {
 #pragma unroll
       for (int s = 0; s < kStages - 1; ++s) issue(s, s);
       pdl_wait();
-      stage_x(args, x);
-      __syncthreads();
+      stage(args, x, squares, lane, scale);
       int slot = 0;
       for (int step = 0; step < num_steps; ++step) {
         issue(step + kStages - 1, slot == 0 ? kStages - 1 : slot - 1);  // the slot read last
@@ -253,8 +375,7 @@ struct Gemv {
 #pragma unroll
       for (int s = 0; s < kStages; ++s) issue(s, weights[s]);
       pdl_wait();
-      stage_x(args, x);
-      __syncthreads();
+      stage(args, x, squares, lane, scale);
       for (int first = 0; first < num_steps; first += kStages) {
 #pragma unroll
         for (int s = 0; s < kStages; ++s) {

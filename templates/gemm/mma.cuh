@@ -31,12 +31,14 @@
 #include "common/mma.cuh"
 #include "common/types.cuh"
 #include "common/workspace_args.h"
+#include "gemm/fusion.cuh"
 #include "gemm/gemm_args.h"
 
 namespace quern {
 
-template <class Problem, class Config>
+template <class Problem, class Config, class Fusion = StoreSums<GemmArgs>>
 struct MmaGemm {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k;
@@ -44,7 +46,7 @@ struct MmaGemm {
   static constexpr int kWarpsM = Config::warps_m, kWarpsN = Config::warps_n;
   static constexpr int kThreads = kWarpsM * kWarpsN * kWarp;
   static constexpr int kStages = Config::stages, kSplitK = Config::split_k;
-  static constexpr int kGroupM = Config::group_m;
+  static constexpr int kGroupM = Config::group_m, kParts = Fusion::kParts;
   static constexpr int kVec = gemm_vector_elements(kK);  // elements per copy
   static constexpr int kWarpTileM = kTileM / kWarpsM, kWarpTileN = kTileN / kWarpsN;
   static constexpr int kBlocksM = kWarpTileM / 16, kBlocksN = kWarpTileN / 8;  // mma per warp
@@ -58,6 +60,7 @@ struct MmaGemm {
   static_assert(kWarpTileN % 16 == 0, "a warp loads w in pairs of 8-column fragments");
   static_assert(kTileK == 32 || kTileK == 64 || kTileK == 128, "tile_k is 32, 64 or 128");
   static_assert(kStages >= 2, "a ring has 2 or more stages");
+  static_assert(!Fusion::kNormalises || kTileM == 16, "16 rows of x are normalised");
 
   using Sums = float[kBlocksM][kBlocksN][4];
 
@@ -121,8 +124,65 @@ struct MmaGemm {
     }
   }
 
+  /// For an x that is normalised: this lane's elements of gamma for one tile of k, and its share of
+  /// the sums of squares of rows g and g + 8 of x.
+  struct Norm {
+    u32 gamma[kTileK / 16][2];
+    float squares[2];
+  };
+
+  static __device__ __forceinline__ void load_gamma(const Args& args, int tile_k, u32 lane,
+                                                    Norm& norm) {
+    if constexpr (Fusion::kNormalises) {
+      const T* gamma = static_cast<const T*>(args.gamma);
+#pragma unroll
+      for (int i = 0; i < kTileK / 16; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          const int k = tile_k * kTileK + i * 16 + half * 8 + static_cast<int>(lane % 4) * 2;
+          // What lies past the end meets zeros.
+          norm.gamma[i][half] = *reinterpret_cast<const u32*>(gamma + min(k, kK - 2));
+        }
+    }
+  }
+
+  static __device__ __forceinline__ void take_gamma(const Norm& from, Norm& to) {
+    if constexpr (Fusion::kNormalises)
+#pragma unroll
+      for (int i = 0; i < kTileK / 16; ++i)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) to.gamma[i][half] = from.gamma[i][half];
+  }
+
+  /// Takes the squares of 16 columns of x and multiplies them by gamma.
+  static __device__ __forceinline__ void normalise(Norm& norm, int step, u32 (&a)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float low, high;
+      unpack2<T>(a[i], low, high);
+      norm.squares[i % 2] = fmaf(high, high, fmaf(low, low, norm.squares[i % 2]));
+      a[i] = multiply_bf16x2(a[i], norm.gamma[step][i / 2]);
+    }
+  }
+
+  /// Scales the sums of rows g and g + 8.
+  static __device__ __forceinline__ void scale(float (&squares)[2], Sums& sum) {
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      squares[r] += __shfl_xor_sync(0xffffffffu, squares[r], 1);
+      squares[r] += __shfl_xor_sync(0xffffffffu, squares[r], 2);
+      const float inverse = rsqrtf(squares[r] * (1.0f / kK) + Fusion::kEps);
+#pragma unroll
+      for (int j = 0; j < kBlocksN; ++j) {
+        sum[0][j][2 * r] *= inverse;
+        sum[0][j][2 * r + 1] *= inverse;
+      }
+    }
+  }
+
   /// Adds the product of one stage. Fragments are loaded one step ahead where registers allow.
-  static __device__ __forceinline__ void multiply(u32 x_tile, u32 w_tile, u32 lane, Sums& sum) {
+  static __device__ __forceinline__ void multiply(u32 x_tile, u32 w_tile, u32 lane, Norm& norm,
+                                                  Sums& sum) {
     constexpr int kBuffers = kBlocksM * kBlocksN >= 32 ? 1 : 2;
     u32 a[kBuffers][kBlocksM][4], b[kBuffers][kBlocksN][2];
     if constexpr (kBuffers == 2) load_fragments(x_tile, w_tile, 0, lane, a[0], b[0]);
@@ -131,6 +191,7 @@ struct MmaGemm {
       const int now = k0 / 16 % kBuffers;
       const int load = k0 + (kBuffers - 1) * 16, to = load / 16 % kBuffers;
       if (load < kTileK) load_fragments(x_tile, w_tile, load, lane, a[to], b[to]);
+      if constexpr (Fusion::kNormalises) normalise(norm, k0 / 16, a[now][0]);
 #pragma unroll
       for (int i = 0; i < kBlocksM; ++i)
 #pragma unroll
@@ -138,7 +199,7 @@ struct MmaGemm {
     }
   }
 
-  static __device__ __forceinline__ void store_pair(const GemmArgs& args, i64 row, int column,
+  static __device__ __forceinline__ void store_pair(const Args& args, i64 row, int column,
                                                     float first, float second) {
     if (row >= args.m) return;
     Out* y = static_cast<Out*>(args.y) + row * kN + column;
@@ -150,7 +211,40 @@ struct MmaGemm {
     }
   }
 
-  static __device__ __forceinline__ void store_tile(const GemmArgs& args, i64 row0, int column0,
+  /// Elements `column` and the next of the result; sums of the parts, as Fusion::apply has them.
+  static __device__ __forceinline__ void store_fused(const Args& args, i64 row, int column,
+                                                     const float (&sum)[2 * kParts]) {
+    constexpr int columns = kN / kParts;
+    if (row >= args.m) return;
+    if constexpr (columns % 2 == 0) {
+      if (column < columns) Fusion::template apply<2>(args, row, column, sum);
+    } else {
+      const float first[1] = {sum[0]}, second[1] = {sum[1]};
+      if (column < columns) Fusion::template apply<1>(args, row, column, first);
+      if (column + 1 < columns) Fusion::template apply<1>(args, row, column + 1, second);
+    }
+  }
+
+  static __device__ __forceinline__ void store_tile_fused(const Args& args, i64 row0, int column0,
+                                                          u32 lane, const Sums& sum) {
+#pragma unroll
+    for (int i = 0; i < kBlocksM; ++i)
+#pragma unroll
+      for (int j = 0; j < kBlocksN; j += kParts)
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          float parts[2 * kParts];
+#pragma unroll
+          for (int c = 0; c < 2; ++c)
+#pragma unroll
+            for (int part = 0; part < kParts; ++part)
+              parts[c * kParts + part] = sum[i][j + part][2 * r + c];
+          store_fused(args, row0 + i * 16 + static_cast<int>(lane / 4) + 8 * r,
+                      (column0 + j * 8) / kParts + static_cast<int>(lane % 4 * 2), parts);
+        }
+  }
+
+  static __device__ __forceinline__ void store_tile(const Args& args, i64 row0, int column0,
                                                     u32 lane, const Sums& sum) {
 #pragma unroll
     for (int i = 0; i < kBlocksM; ++i)
@@ -166,9 +260,10 @@ struct MmaGemm {
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
   /// them by the sums of all blocks and returns true. Sums lie as each thread holds them,
   /// [tile][split][fragment][thread] of four floats, so every access is whole.
-  static __device__ __forceinline__ bool add_splits(const GemmArgs& args, int tile, int split,
-                                                    u32* flag, Sums& sum) {
-    constexpr i64 kPart = static_cast<i64>(kTileM) * kTileN;
+  static __device__ __forceinline__ bool add_splits(const Args& args, int tile, int split,
+                                                    u32* flag, Norm& norm, Sums& sum) {
+    constexpr i64 kSumsPart = static_cast<i64>(kTileM) * kTileN;
+    constexpr i64 kPart = kSumsPart + (Fusion::kNormalises ? kThreads * 4 : 0);
     float* parts =
         reinterpret_cast<float*>(static_cast<unsigned char*>(args.workspace) + kCounterBytes) +
         tile * kSplitK * kPart + threadIdx.x * 4;
@@ -180,7 +275,19 @@ struct MmaGemm {
         store_vec<float, 4>(parts + split * kPart + (i * kBlocksN + j) * kThreads * 4,
                             {s[0], s[1], s[2], s[3]});
       }
+    if constexpr (Fusion::kNormalises)
+      store_vec<float, 4>(parts + split * kPart + kSumsPart,
+                          {norm.squares[0], norm.squares[1], 0.0f, 0.0f});
     if (!last_block(static_cast<u32*>(args.workspace) + tile, kSplitK, flag)) return false;
+    if constexpr (Fusion::kNormalises) {
+      norm.squares[0] = norm.squares[1] = 0.0f;
+#pragma unroll 1
+      for (int other = 0; other < kSplitK; ++other) {
+        const auto v = load_vec<float, 4>(parts + other * kPart + kSumsPart);
+        norm.squares[0] += v.element[0];
+        norm.squares[1] += v.element[1];
+      }
+    }
 #pragma unroll 1
     for (int other = 0; other < kSplitK; ++other)
 #pragma unroll
@@ -196,7 +303,7 @@ struct MmaGemm {
     return true;
   }
 
-  static __device__ __forceinline__ void run(const GemmArgs& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const u32 lane = threadIdx.x % kWarp;
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     const int warp_row = warp / kWarpsN * kWarpTileM, warp_column = warp % kWarpsN * kWarpTileN;
@@ -238,6 +345,9 @@ struct MmaGemm {
     }
 
     Sums sum = {};
+    Norm norm, next_norm;
+    norm.squares[0] = norm.squares[1] = 0.0f;
+    load_gamma(args, begin, lane, norm);
     int stage = 0;
     for (int tile_k = begin; tile_k < end; ++tile_k) {
       copy_async_wait<kStages - 2>();
@@ -247,15 +357,22 @@ struct MmaGemm {
       load_w(tile_k + kStages - 1, next);
       copy_async_commit();  // an empty group too: waiting counts groups
       const u32 at = ring + stage * kStageBytes;
-      multiply(at + warp_row * kTileK * 2, at + kBytesX + warp_column * kTileK * 2, lane, sum);
+      load_gamma(args, min(tile_k + 1, kTilesK - 1), lane, next_norm);
+      multiply(at + warp_row * kTileK * 2, at + kBytesX + warp_column * kTileK * 2, lane, norm, sum);
+      take_gamma(next_norm, norm);
       stage = stage == kStages - 1 ? 0 : stage + 1;
     }
 
     if constexpr (kSplitK > 1) {
       u32* flag = reinterpret_cast<u32*>(smem + kStages * kStageBytes);
-      if (!add_splits(args, tile, split, flag, sum)) return;
+      if (!add_splits(args, tile, split, flag, norm, sum)) return;
     }
-    store_tile(args, row0 + warp_row, column0 + warp_column, lane, sum);
+    if constexpr (Fusion::kNormalises) scale(norm.squares, sum);
+    if constexpr (Fusion::kFused) {
+      store_tile_fused(args, row0 + warp_row, column0 + warp_column, lane, sum);
+    } else {
+      store_tile(args, row0 + warp_row, column0 + warp_column, lane, sum);
+    }
   }
 };
 

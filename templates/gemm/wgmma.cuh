@@ -32,13 +32,15 @@
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
 #include "common/workspace_args.h"
+#include "gemm/fusion.cuh"
 #include "gemm/gemm_args.h"
 
 namespace quern {
 
 /// Product: Product::run(d, a, b) adds 64 rows x tile_n columns of one stage (common/wgmma.h).
-template <class Problem, class Config, class Product>
+template <class Problem, class Config, class Product, class Fusion = StoreSums<GemmTmaArgs>>
 struct WgmmaGemm {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k;
@@ -58,6 +60,7 @@ struct WgmmaGemm {
   static_assert(kRows % 64 == 0, "wgmma multiplies 64 rows");
   static_assert(!kPingpong || kSplitK == 1, "sums of splits are added by the whole block");
   static_assert(kTileN % 16 == 0, "four lanes store 64 bytes of a row");
+  static_assert(kTileN % (8 * Fusion::kParts) == 0, "a tile has all parts of an element");
   static_assert(kTileN % (8 * kCluster) == 0, "each block of a cluster fetches whole groups of rows");
 
   struct Tile {
@@ -104,11 +107,11 @@ struct WgmmaGemm {
     __device__ u32 is_empty(int stage) const { return empty + static_cast<u32>(stage) * 8; }
   };
 
-  static __device__ __forceinline__ void load_x(const GemmTmaArgs& args, const Shared& at, int stage,
+  static __device__ __forceinline__ void load_x(const Args& args, const Shared& at, int stage,
                                                 const Tile& tile, int tile_k) {
     tma_load(at.x(stage), args.x_map, at.is_full(stage), tile_k * kTileK, tile.row0);
   }
-  static __device__ __forceinline__ void load_w(const GemmTmaArgs& args, const Shared& at, int stage,
+  static __device__ __forceinline__ void load_w(const Args& args, const Shared& at, int stage,
                                                 const Tile& tile, int tile_k, int rank) {
     barrier_arrive_expect(at.is_full(stage), kStageBytes);
     if constexpr (kCluster == 1) {
@@ -122,7 +125,7 @@ struct WgmmaGemm {
   }
 
   /// One thread.
-  static __device__ __forceinline__ void produce(const GemmTmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void produce(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, int rank) {
     Ring ring;
@@ -189,7 +192,7 @@ struct WgmmaGemm {
 
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces them
   /// by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
-  static __device__ __forceinline__ bool add_splits(const GemmTmaArgs& args, const Tile& tile,
+  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile,
                                                     u32* flag, Sums& sum) {
     constexpr int kThreads = kMathGroups * kGroup;
     constexpr i64 kPart = static_cast<i64>(kTileM) * kTileN;
@@ -229,7 +232,7 @@ struct WgmmaGemm {
   }
 
   /// `row0` is the warp's first row.
-  static __device__ __forceinline__ void store(const GemmTmaArgs& args, i64 row0, int column0,
+  static __device__ __forceinline__ void store(const Args& args, i64 row0, int column0,
                                                const float (&sum)[kSums]) {
     const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
 #pragma unroll
@@ -266,7 +269,100 @@ struct WgmmaGemm {
     }
   }
 
-  static __device__ __forceinline__ void consume(const GemmTmaArgs& args, const Shared& at,
+  static constexpr int kParts = Fusion::kParts;
+  static constexpr int kColumns = kN / kParts;           // of the result
+  static constexpr int kGroups = kTileN / (8 * kParts);  // of 8 columns of it, in a tile
+
+  /// The sums behind columns c and c + 1 of group j that this lane holds.
+  static __device__ __forceinline__ void pair_of(const float (&sum)[kSums], int j, int r,
+                                                 float (&parts)[2 * kParts]) {
+#pragma unroll
+    for (int c = 0; c < 2; ++c)
+#pragma unroll
+      for (int part = 0; part < kParts; ++part)
+        parts[c * kParts + part] = sum[(j * kParts + part) * 4 + 2 * r + c];
+  }
+
+  /// store() where the expression leaves its result in registers: it only reads, so that rows and
+  /// columns that do not exist read others that do.
+  static __device__ __forceinline__ void store_pairs(const Args& args, i64 row0, int column0,
+                                                     const float (&sum)[kSums]) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const i64 row = row0 + lane / 4 + 8 * r;
+      const bool exists = row < args.m;
+      const i64 read_row = exists ? row : args.m - 1;
+      Out* y = static_cast<Out*>(args.y) + row * kColumns;
+      const auto pair = [&](int j, float(&out)[2]) {
+        int column = column0 + j * 8 + t * 2;
+        if constexpr (kN % kTileN != 0) column = min(column, kColumns - 2);
+        float parts[2 * kParts];
+        pair_of(sum, j, r, parts);
+        Fusion::template apply<2>(args, read_row, column, parts, out);
+      };
+      if constexpr (sizeof(Out) == 2) {
+#pragma unroll
+        for (int j = 0; j < kGroups; j += 4) {
+          u32 v[4];
+#pragma unroll
+          for (int q = 0; q < 4; ++q) {
+            float out[2] = {};
+            if (j + q < kGroups) pair(j + q, out);
+            v[q] = pack2<Out>(out[0], out[1]);
+          }
+          quad_transpose(v, t);
+          const int column = column0 + (j + t) * 8;
+          if (exists && (kGroups % 4 == 0 || j + t < kGroups) &&
+              (kN % kTileN == 0 || column < kColumns))
+            *reinterpret_cast<Bytes<16>*>(y + column) = {{v[0], v[1], v[2], v[3]}};
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < kGroups; ++j) {
+          const int column = column0 + j * 8 + t * 2;
+          float out[2];
+          pair(j, out);
+          if (exists && (kN % kTileN == 0 || column < kColumns))
+            store_vec<Out, 2>(y + column, {out[0], out[1]});
+        }
+      }
+    }
+  }
+
+  /// store() where the expression stores its results: 8 neighbours of a row at once.
+  static __device__ __forceinline__ void store_groups(const Args& args, i64 row0, int column0,
+                                                      const float (&sum)[kSums]) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      const i64 row = row0 + lane / 4 + 8 * r;
+#pragma unroll
+      for (int j = 0; j < kGroups; j += 4) {
+        float parts[8 * kParts];
+#pragma unroll
+        for (int part = 0; part < kParts; ++part)
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            u32 v[4];
+#pragma unroll
+            for (int q = 0; q < 4; ++q)
+              v[q] = j + q < kGroups
+                         ? __float_as_uint(sum[((j + q) * kParts + part) * 4 + 2 * r + c])
+                         : 0u;
+            quad_transpose(v, t);
+#pragma unroll
+            for (int q = 0; q < 4; ++q) parts[(2 * q + c) * kParts + part] = __uint_as_float(v[q]);
+          }
+        const int column = column0 + (j + t) * 8;
+        if (row < args.m && (kGroups % 4 == 0 || j + t < kGroups) &&
+            (kN % kTileN == 0 || column < kColumns))
+          Fusion::template apply<8>(args, row, column, parts);
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void consume(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, int rank, u32* flag) {
     const int group = static_cast<int>(threadIdx.x / kGroup);
@@ -291,12 +387,20 @@ struct WgmmaGemm {
         if (!add_splits(args, tile, flag, sum)) continue;
       }
 #pragma unroll
-      for (int i = 0; i < kBlocksM; ++i)
-        store(args, tile.row0 + row + i * 64 + warp * 16, tile.column0, sum[i]);
+      for (int i = 0; i < kBlocksM; ++i) {
+        const i64 first = tile.row0 + row + i * 64 + warp * 16;
+        if constexpr (!Fusion::kFused) {
+          store(args, first, tile.column0, sum[i]);
+        } else if constexpr (Fusion::kLeavesY) {
+          store_pairs(args, first, tile.column0 / kParts, sum[i]);
+        } else {
+          store_groups(args, first, tile.column0 / kParts, sum[i]);
+        }
+      }
     }
   }
 
-  static __device__ __forceinline__ void run(const GemmTmaArgs& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const u32 base = (shared_address(smem) + 1023) / 1024 * 1024;
     Shared at;
     at.tiles = base;

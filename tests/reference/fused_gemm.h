@@ -1,0 +1,13 @@
+#pragma once
+#include <span>
+
+#include "autotune/fused_gemm.h"
+
+namespace quern::test {
+
+/// Family "fused_gemm" in loops on the CPU: sums in f64, of x normalised where there is a prologue,
+/// then the epilogue's kernel as LLVM builds it for the CPU.
+void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
+                          std::span<HostTensor> operands);
+
+}  // namespace quern::test
