@@ -8,6 +8,7 @@
 #include "templates/embedding/embedding.h"
 #include "templates/gemm/gemm.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
+#include "templates/gemm_wna16/repack.h"
 #include "templates/rope/rope_append.h"
 #include "templates/sampling/sampling.h"
 #include "templates/utility/utility.h"
@@ -18,6 +19,7 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   std::vector<std::unique_ptr<const Family>> families;
   families.push_back(std::make_unique<GemmFamily>());
   families.push_back(std::make_unique<GemmWna16Family>());
+  families.push_back(make_wna16_repack_family());
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());
   families.push_back(std::make_unique<RopeAppendFamily>());
