@@ -144,6 +144,8 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
                 {"model", folder.filename().string()},
                 {"random_weights", random},
                 {"dtype", name(dtype)},
+                {"quantization", config.quantization ? ordered_json(config.quantization->text())
+                                                     : ordered_json(nullptr)},
                 {"weight_bytes", model->weights().total_bytes()},
                 {"read_roof_bytes_per_second", roof},
                 {"compiled", counts.compiled},
@@ -156,9 +158,11 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
                 {"results", rows}});
     return;
   }
-  fmt::print("{} {} {}{}, read roof {:.0f} GB/s\n{}", session.context().device().name,
-             folder.filename().string(), name(dtype), random ? " random weights" : "", roof / 1e9,
-             table.text());
+  const std::string stored =
+      config.quantization ? fmt::format(" ({})", config.quantization->text()) : "";
+  fmt::print("{} {} {}{}{}, read roof {:.0f} GB/s\n{}", session.context().device().name,
+             folder.filename().string(), name(dtype), stored, random ? " random weights" : "",
+             roof / 1e9, table.text());
   fmt::print(
       "{} kernels compiled, {} from the cache; {} problems tuned, {} on defaults; graphs "
       "captured in {:.0f} ms\n",
