@@ -8,6 +8,8 @@
 #include "templates/attention/prefill_attention.h"
 #include "templates/embedding/embedding.h"
 #include "templates/gemm/gemm.h"
+#include "templates/gemm_wna16/gemm_wna16.h"
+#include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "templates/rope/rope_append.h"
 #include "templates/sampling/sampling.h"
 #include "templates/utility/utility.h"
@@ -17,6 +19,8 @@ namespace quern {
 std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& templates) {
   std::vector<std::unique_ptr<const Family>> families;
   families.push_back(std::make_unique<GemmFamily>());
+  families.push_back(std::make_unique<GemmWna16Family>());
+  families.push_back(std::make_unique<GemmW8A8Family>());
   families.push_back(std::make_unique<FusedGemmFamily>(templates));
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());

@@ -32,12 +32,16 @@ void BoundKernel::enqueue(const Stream& stream, std::span<const CUdeviceptr> add
     throw Error(fmt::format("{} needs {} bytes of workspace and has {}", kernel.family.name(),
                             workspace_bytes_, workspace.size_bytes()));
   if (kernel.cublas) {
-    if (addresses.size() != 3)
-      throw InputError(fmt::format("{} has three operands as a library's", kernel.family.name()));
+    const std::size_t wanted = shape_.scaled ? 5 : 3;
+    if (addresses.size() != wanted)
+      throw InputError(
+          fmt::format("{} has {} operands as a library's", kernel.family.name(), wanted));
+    MatmulScales scales;
+    if (shape_.scaled) scales = {addresses[2], addresses[3]};
     // The library leaves its scratch dirty, which the counters must not be.
     kernel.cublas->matmul(
-        stream, shape_, rank_, addresses[0], addresses[1], addresses[2],
-        workspace_bytes_ == 0 ? 0 : workspace.address() + Workspace::kCounterBytes);
+        stream, shape_, rank_, addresses[0], addresses[1], addresses.back(),
+        workspace_bytes_ == 0 ? 0 : workspace.address() + Workspace::kCounterBytes, scales);
     return;
   }
   const std::vector<std::uint64_t> operands(addresses.begin(), addresses.end());
@@ -69,7 +73,7 @@ BoundKernel ReadyKernel::bind(const Params& problem) const {
   bound.problem_ = problem;
   if (kernel_->cublas) {
     const LibraryMatmul matmul = family.library_matmul(problem, config);
-    bound.shape_ = {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output};
+    bound.shape_ = {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output, matmul.scaled};
     bound.rank_ = matmul.rank;
     if (const std::size_t bytes = kernel_->cublas->workspace_bytes(bound.shape_, bound.rank_))
       bound.workspace_bytes_ = Workspace::kCounterBytes + bytes;
@@ -103,7 +107,8 @@ std::optional<std::string> KernelLibrary::refusal(const Family& family, const Pa
   if (!family.is_library(config)) return std::nullopt;
   if (!cublas()) return "cuBLASLt is not installed";
   const LibraryMatmul m = family.library_matmul(problem, config);
-  const int offered = cublas()->num_algorithms({m.m, m.n, m.k, m.input, m.output}, m.rank + 1);
+  const int offered =
+      cublas()->num_algorithms({m.m, m.n, m.k, m.input, m.output, m.scaled}, m.rank + 1);
   if (m.rank >= offered) return fmt::format("cuBLASLt offers only {} algorithms", offered);
   return std::nullopt;
 }

@@ -241,15 +241,27 @@ void ProblemTrials::keep(std::size_t i, const Verdict& verdict,
 }
 
 void ProblemTrials::warm_up(double seconds) {
-  using Clock = std::chrono::steady_clock;
   if (candidates_.refusal(0)) return;
   const std::size_t only_default = 0;
   announce({&only_default, 1});
-  if (compile(0).status != TrialStatus::ok || gate(0).status != TrialStatus::ok) return;
+  if (compile(0).status == TrialStatus::ok && gate(0).status == TrialStatus::ok) keep_busy(seconds);
+}
+
+void ProblemTrials::keep_busy(double seconds) {
+  using Clock = std::chrono::steady_clock;
   const Stopwatch watch(times_.measure, times_.wait, bench_);
   const auto end = Clock::now() + std::chrono::duration<double>(seconds);
   for (std::vector<double> ignored; Clock::now() < end;)
     if (bench_.measure(0, 8, ignored).status != TrialStatus::ok) return;
+}
+
+void ProblemTrials::settle() {
+  // Tensor cores at work draw more than the board may, so that clocks fall within some 10 ms; a
+  // config that is fastest in a short burst may then lose to one that reads less.
+  constexpr double kIntensity = 100;  // operations a byte, half of what a Hopper balances
+  constexpr double kSeconds = 0.08;
+  const Cost cost = candidates_.family().cost(candidates_.problem());
+  if (default_us_ > 0 && cost.flops > kIntensity * cost.bytes) keep_busy(kSeconds);
 }
 
 }  // namespace quern

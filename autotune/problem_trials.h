@@ -85,6 +85,7 @@ class ProblemTrials : public TrialRunner {
   Verdict compile(std::size_t i) override;
   Verdict gate(std::size_t i) override;
   Verdict measure(std::size_t i, int num_samples, std::vector<double>& samples_us) override;
+  void settle() override;
 
   /// Runs the default for the clocks to settle.
   void warm_up(double seconds);
@@ -105,6 +106,8 @@ class ProblemTrials : public TrialRunner {
   /// Keeps the trial in the log, and in the list of those that must not be tried again.
   void keep(std::size_t i, const Verdict& verdict, std::span<const double> samples_us);
   void note_time(std::size_t i, std::span<const double> samples_us);
+  /// With the default.
+  void keep_busy(double seconds);
   std::string family_name() const { return std::string(candidates_.family().name()); }
 
   TrialStores& stores_;

@@ -116,7 +116,9 @@ class Search {
 
   SearchResult run() {
     std::vector<std::size_t> alive = qualify();
+    if (alive.size() > 1) runner_.settle();
     alive = halve(std::move(alive));
+    if (alive.size() > 1) runner_.settle();
     if (!alive.empty()) race(std::move(alive));
     for (Trial& trial : result_.trials) {
       if (const auto& samples = samples_[trial.candidate]; !samples.empty())

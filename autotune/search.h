@@ -63,6 +63,9 @@ class TrialRunner {
   /// appended to `samples_us`.
   virtual Verdict measure(std::size_t candidate, int num_samples,
                           std::vector<double>& samples_us) = 0;
+  /// Keeps the device at work until its clocks are those of sustained work, where the problem is one
+  /// that draws all its power. Asked for before candidates are compared closely.
+  virtual void settle() {}
 };
 
 /// Which of the candidates are compiled and timed. The other two are there to judge `ranked`: what

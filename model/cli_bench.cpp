@@ -70,8 +70,11 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   double tune_seconds = 0;
   TuneReport tuning;
   if (options.tune) {
-    tuning = tune_with_progress(common, session.kernels(),
-                                requests_of(config, options.batches, options.prompts), {});
+    tuning = tune_with_progress(
+        common, session.kernels(),
+        requests_of(config, random ? weight_layout(config) : layout_of(folder, config),
+                    options.batches, options.prompts),
+        {});
     tune_seconds = tuning.seconds;
   }
   const double roof = session.read_roof();

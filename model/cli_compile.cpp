@@ -50,11 +50,13 @@ std::vector<NamedTarget> targets_of(const Options& options) {
 /// Builds the images that a model's defaults and records need, for GPUs that need not be here.
 void run_compile(const Common& common, const Options& options) {
   const auto targets = targets_of(options);  // all of them known before the first is compiled for
-  const ModelConfig config = load_config(model_folder(common, options.model));
+  const auto folder = model_folder(common, options.model);
+  const ModelConfig config = load_config(folder);
   const FamilyRegistry families = FamilyRegistry::shipped(template_files(templates_of(common)));
   const Nvrtc nvrtc(common.library_dirs);
   ImageStore images(cache_root(common), common.system_cache);
-  const auto requests = requests_of(config, options.batches, options.prompts);
+  const auto requests =
+      requests_of(config, layout_of(folder, config), options.batches, options.prompts);
   ProgressLine line(common);
   BuildReport all;
   for (const NamedTarget& to : targets) {

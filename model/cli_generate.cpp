@@ -95,7 +95,8 @@ class BesideGeneration {
       throw InputError("there is nothing to tune on the CPU: --tune needs a GPU");
     tuner_ = tune_in_background(
         engine.gpu()->kernels(), FamilyRegistry::shipped,
-        requests_of(engine.config(), {1}, {static_cast<int>(prompt_tokens)}));
+        requests_of(engine.config(), engine.gpu_model()->weights().addresses(), {1},
+                    {static_cast<int>(prompt_tokens)}));
   }
   void between_steps() {
     if (!tuner_) return;
@@ -204,7 +205,10 @@ void run_demo(const Common& common, const Options& options) {
     say(fmt::format("device  {} ({}, {} SMs, {:.0f} GB)\n", d.name, d.arch().name(), d.num_sms,
                     static_cast<double>(d.memory_bytes) / 1e9));
     TuneReport report = tune_with_progress(common, engine.gpu()->kernels(),
-                                           requests_of(engine.config(), {1}, lengths), {});
+                                           requests_of(engine.config(),
+                                                       engine.gpu_model()->weights().addresses(),
+                                                       {1}, lengths),
+                                           {});
     refine_with_progress(common, *engine.gpu(), *engine.gpu_model(), engine.config(), report, {1});
     for (const ProblemReport& p : report.problems)
       tuned_now += p.outcome == ProblemReport::Outcome::tuned;

@@ -22,7 +22,37 @@ std::string or_problem(F make) {
   }
 }
 
-void info(const Common& common) {
+std::string weights_text(const ModelConfig& config) {
+  return config.quantization ? config.quantization->text() : std::string(name(config.dtype));
+}
+
+ordered_json model_json(const std::filesystem::path& folder, const ModelConfig& c) {
+  return {{"folder", folder.string()},
+          {"weights", weights_text(c)},
+          {"num_layers", c.num_layers},
+          {"hidden_size", c.hidden_size},
+          {"intermediate_size", c.intermediate_size},
+          {"num_heads", c.num_heads},
+          {"num_kv_heads", c.num_kv_heads},
+          {"head_dim", c.head_dim},
+          {"vocab_size", c.vocab_size},
+          {"max_position_embeddings", c.max_position_embeddings}};
+}
+
+void print_model(const std::filesystem::path& folder, const ModelConfig& c) {
+  fmt::print("model     {}\nweights   {}\n", folder.string(), weights_text(c));
+  fmt::print(
+      "shape     {} layers, hidden size {}, intermediate size {}, {} heads of {}, {} for keys and "
+      "values\n",
+      c.num_layers, c.hidden_size, c.intermediate_size, c.num_heads, c.head_dim, c.num_kv_heads);
+  fmt::print("tokens    vocabulary of {}, context of {}\n", c.vocab_size,
+             c.max_position_embeddings);
+}
+
+/// Of the machine, and of what the config of a model folder says, if one is named.
+void info(const Common& common, const std::string& model) {
+  std::optional<ModelConfig> config;
+  if (!model.empty()) config = load_config(model);
   const std::string problem = driver_problem();
   std::vector<DeviceInfo> found;
   if (problem.empty()) found = devices();
@@ -44,9 +74,12 @@ void info(const Common& common) {
       entry["peak_bytes_per_s"] = device.peak_bytes_per_s();
       list.push_back(entry);
     }
-    print_json({{"devices", list}, {"driver_problem", problem}, {"nvrtc", nvrtc},
-                {"cublaslt", cublas}, {"cache_dir", cache},
-                {"system_cache_dir", common.system_cache.string()}});
+    ordered_json document = {
+        {"devices", list},    {"driver_problem", problem},
+        {"nvrtc", nvrtc},     {"cublaslt", cublas},
+        {"cache_dir", cache}, {"system_cache_dir", common.system_cache.string()}};
+    if (config) document["model"] = model_json(model, *config);
+    print_json(document);
     return;
   }
   if (!problem.empty()) fmt::print("no GPU: {}; models run on the CPU\n", problem);
@@ -62,6 +95,7 @@ void info(const Common& common) {
   }
   fmt::print("NVRTC     {}\ncuBLASLt  {}\ncache     {}\n", nvrtc, cublas,
              cache.empty() ? "none: set QUERN_CACHE, XDG_CACHE_HOME or HOME" : cache);
+  if (config) print_model(model, *config);
 }
 
 /// Writes down the selected GPU for machines that do not have it.
@@ -87,15 +121,16 @@ void describe_device(const Common& common, const std::string& file) {
 }
 
 struct Options {
-  std::string describe_file;
+  std::string model, describe_file;
 };
 
 }  // namespace
 
 void add_info(CLI::App& app, Common& common) {
   const auto options = std::make_shared<Options>();
-  CLI::App* command =
-      app.add_subcommand("info", "devices, driver, libraries and cache of this machine");
+  CLI::App* command = app.add_subcommand(
+      "info", "devices, driver, libraries and cache of this machine, and a model's shape");
+  command->add_option("MODEL", options->model, "model folder: say what it holds too");
   const CLI::Option* describe =
       command
           ->add_option("--describe", options->describe_file,
@@ -103,7 +138,8 @@ void add_info(CLI::App& app, Common& common) {
                        "to this file, or to stdout")
           ->expected(0, 1);
   command->callback([&common, options, describe] {
-    describe->count() > 0 ? describe_device(common, options->describe_file) : info(common);
+    describe->count() > 0 ? describe_device(common, options->describe_file)
+                          : info(common, options->model);
   });
 }
 

@@ -11,6 +11,7 @@
 
 #include "autotune/gate.h"
 #include "autotune/operands.h"
+#include "model/cli_products.h"
 #include "model/cli_tune.h"
 #include "model/table.h"
 #include "runtime/base/error.h"
@@ -226,6 +227,7 @@ struct BenchOptions {
   std::vector<std::string> shapes = {"32x4096", "4096x4096", "65536x4096", "32x8192", "4096x8192"};
   double budget = 1.5;
   bool tune = true, force = false;
+  ProductOptions products;
 };
 
 std::pair<std::int64_t, std::int64_t> parse_shape(const std::string& text) {
@@ -276,8 +278,11 @@ std::optional<RowValues> usual_values(const dsl::Kernel& kernel, std::int64_t ro
 }
 
 void bench_kernels(const Common& common, const BenchOptions& options) {
-  if (options.family != "row")
-    throw InputError(fmt::format("bench-kernels measures family row, not '{}'", options.family));
+  if (options.family != "row") {
+    ProductOptions products = options.products;
+    products.family = options.family;
+    return bench_products(common, products);
+  }
   const auto dtype = parse_dtype(options.dtype);
   if (!dtype) throw InputError(fmt::format("'{}' is not a dtype", options.dtype));
   auto family = std::make_unique<RowFamily>(template_files(templates_of(common)));
@@ -344,8 +349,20 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
 void add_bench_kernels(CLI::App& app, Common& common) {
   const auto options = std::make_shared<BenchOptions>();
   CLI::App* command =
-      app.add_subcommand("bench-kernels", "measure every row kernel against a copy");
-  command->add_option("--family", options->family)->capture_default_str();
+      app.add_subcommand("bench-kernels", "measure kernels against a copy, reading and cuBLASLt");
+  command->add_option("--family", options->family, "row, or one of products: gemm")
+      ->capture_default_str();
+  command->add_option("--model", options->products.model,
+                      "products: of this model's layers (default: the bundled model)");
+  command->add_option("--rows", options->products.rows, "products: rows of x")
+      ->delimiter(',')
+      ->allow_extra_args(false)
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--products", options->products.products, "only these: qkv, o, gate_up, ...")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command->add_option("--variant", options->products.variant, "products: of a quantised family");
   command->add_option("--kernels", options->kernels, "only these")
       ->delimiter(',')
       ->allow_extra_args(false);

@@ -23,12 +23,22 @@
 
 namespace quern::cli {
 
-std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vector<int>& batches,
+std::vector<KernelRequest> requests_of(const ModelConfig& config, const ModelAddresses& layout,
+                                       const std::vector<int>& batches,
                                        const std::vector<int>& prompts) {
   std::vector<KernelRequest> requests;
-  for (const ModelProblem& p : model_problems(config, gpu_dtype(config), batches, prompts))
+  for (const ModelProblem& p : model_problems(config, gpu_dtype(config), layout, batches, prompts))
     requests.push_back({p.family, p.problem, static_cast<double>(p.count)});
   return requests;
+}
+
+ModelAddresses layout_of(const std::filesystem::path& folder, const ModelConfig& config) {
+  const bool has_weights = std::filesystem::exists(folder / "model.safetensors") ||
+                           std::filesystem::exists(folder / "model.safetensors.index.json");
+  if (!config.quantization || !config.quantization->act_order || !has_weights)
+    return weight_layout(config);
+  const ModelWeights weights = load_weights(folder, config);
+  return weight_layout(config, &weights);
 }
 
 TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
@@ -178,7 +188,9 @@ void run_tune(const Common& common, const Options& options) {
   const auto ordinal = gpu_ordinal(common.device);
   if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
   if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
-  const ModelConfig config = load_config(model_folder(common, options.model));
+  const auto folder = model_folder(common, options.model);
+  const ModelConfig config = load_config(folder);
+  const ModelAddresses layout = layout_of(folder, config);
   GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
                       common.worker_command, common.system_cache});
   TuneOptions tuning;
@@ -186,8 +198,8 @@ void run_tune(const Common& common, const Options& options) {
   tuning.budget_seconds = options.budget;
   tuning.search.strategy = parse_search_strategy(options.search).value();
   TuneReport report = tune_with_progress(
-      common, session.kernels(), requests_of(config, options.batches, options.prompts), tuning,
-      options.gpus);
+      common, session.kernels(), requests_of(config, layout, options.batches, options.prompts),
+      tuning, options.gpus);
   std::vector<Refinement> refined;
   const auto step_start = std::chrono::steady_clock::now();
   if (options.budget == 0 || report.seconds < options.budget) {

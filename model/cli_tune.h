@@ -10,9 +10,14 @@
 
 namespace quern::cli {
 
-/// What decode steps of these batch sizes and prompts of these lengths ask of the tuner.
-std::vector<KernelRequest> requests_of(const ModelConfig& config, const std::vector<int>& batches,
+/// What decode steps of these batch sizes and prompts of these lengths ask of the tuner, for weights
+/// laid out like this.
+std::vector<KernelRequest> requests_of(const ModelConfig& config, const ModelAddresses& layout,
+                                       const std::vector<int>& batches,
                                        const std::vector<int>& prompts);
+/// weight_layout() of a model folder. Reads the weights' order where act-order leaves the config
+/// unsure; without weights in the folder the config has the word.
+ModelAddresses layout_of(const std::filesystem::path& folder, const ModelConfig& config);
 /// tune() with a progress line on stderr, on at most `max_gpus` GPUs that equal the library's (0 = all
 /// of them), in worker processes where the library has a command for them.
 TuneReport tune_with_progress(const Common& common, KernelLibrary& library,

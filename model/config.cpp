@@ -150,12 +150,12 @@ ModelConfig parse_config(const json& config_json, const std::string& where) {
     config.bos_token_id =
         static_cast<std::int32_t>(in.integer("bos_token_id", 0, config.vocab_size - 1));
   add_stop_ids(config_json, where, config);
-  if (in.has("quantization_config")) {
-    const JsonReader quantization = in.object("quantization_config");
-    config.quantization =
-        Quantization{quantization.text("quant_method"), quantization.integer_or("bits", 0, 1, 16),
-                     quantization.integer_or("group_size", 0, -1, kMaxWidth)};
-  }
+  if (in.has("quantization_config"))
+    config.quantization = parse_quantization(in.object("quantization_config"));
+  if (config.tie_word_embeddings && config.quantization && config.quantization->lm_head)
+    throw InputError(fmt::format(
+        "{} ties the output projection to the embedding and quantises it, which cannot both be",
+        where));
   return config;
 }
 

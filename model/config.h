@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "model/quantization.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/json.h"
 
@@ -18,13 +19,6 @@ struct RopeScaling {
   double low_freq_factor = 1;
   double high_freq_factor = 4;
   std::int64_t original_max_position_embeddings = 8192;
-};
-
-/// "quantization_config" of a checkpoint.
-struct Quantization {
-  std::string method;  // "awq", "gptq", ... as the file spells it
-  std::int64_t bits = 0;
-  std::int64_t group_size = 0;
 };
 
 /// What config.json and generation_config.json of a Hugging Face folder say, checked: every size is

@@ -27,7 +27,10 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-cpu::Matrix matrix(const TensorView& view) {
+cpu::Matrix matrix(const Projection& projection) {
+  if (const auto* quantised = std::get_if<QuantisedLinear>(&projection))
+    return {nullptr, DType::i32, quantised->out_features, quantised->in_features, quantised};
+  const auto& view = std::get<TensorView>(projection);
   return {view.data.data(), view.dtype, view.shape[0], view.shape[1]};
 }
 

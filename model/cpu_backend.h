@@ -17,7 +17,7 @@ struct CpuOptions {
 };
 
 /// The forward pass in portable C++: f32 activations, accumulation and KV cache; weights stay in
-/// the file's mapping and dtype. Row-wise kernels come from templates/row, built by LLVM. The KV
+/// the file's mapping, in its dtype or as its codes. Row-wise kernels come from templates/row, built by LLVM. The KV
 /// cache grows with the sequence.
 class CpuBackend final : public Backend {
  public:

@@ -2,6 +2,7 @@
 #include <cstdint>
 #include <span>
 
+#include "model/quantised_linear.h"
 #include "runtime/base/dtype.h"
 #include "runtime/base/thread_pool.h"
 
@@ -9,11 +10,13 @@
 /// products and attention. Activations and accumulation are f32.
 namespace quern::cpu {
 
-/// A projection's weight, [rows, cols] row-major: rows are outputs. dtype is f32, f16 or bf16.
+/// A projection's weight, [rows, cols]: rows are outputs. Either row-major elements of f32, f16 or
+/// bf16, or codes, which are unpacked block by block while they are multiplied.
 struct Matrix {
   const void* data;
   DType dtype;
   std::int64_t rows, cols;
+  const QuantisedLinear* quantised = nullptr;  // instead of data and dtype
 };
 
 /// out[i, j] = sum over k of x[i, k] * weight[j, k]

@@ -5,70 +5,111 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <map>
+#include <numeric>
+#include <optional>
+#include <string_view>
 
+#include "model/kernel_order.h"
+#include "model/staged_upload.h"
 #include "runtime/base/error.h"
 #include "runtime/base/half.h"
 
 namespace quern {
 namespace {
 
-/// One matrix or vector as it stands in device memory: rows of several checkpoint tensors, in order.
+constexpr std::size_t kAlignment = 256;
+
+std::size_t padded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+/// What stands at one place: elements, or the codes of a linear layer with what belongs to them.
 struct Piece {
-  std::vector<std::pair<std::string, std::size_t>> parts;  // checkpoint name, elements
-  std::uint64_t* address;                                  // where its device address is noted
-  double stddev;                                           // of random contents; 0: all ones
+  std::vector<std::string> tensors;  // of elements, one after another
+  std::size_t elements = 0;
+  std::uint64_t* address = nullptr;
+  LinearWeight* codes = nullptr;  // instead of all of the above
+  double stddev = 0;              // of random contents; 0: all ones
   bool read_every_step = true;
 
-  std::size_t elements() const {
-    std::size_t sum = 0;
-    for (const auto& part : parts) sum += part.second;
-    return sum;
+  KernelOrderBytes code_bytes() const {
+    return kernel_order_bytes(codes->out_features(), codes->in_features, codes->bits,
+                              codes->group_size, codes->zero_points);
+  }
+  std::size_t order_bytes() const {
+    return codes->reordered ? 4 * static_cast<std::size_t>(codes->in_features) : 0;
+  }
+  /// Bytes without padding.
+  std::size_t bytes() const {
+    if (!codes) return 2 * elements;
+    const KernelOrderBytes parts = code_bytes();
+    return parts.codes + parts.scales + parts.zeros + order_bytes();
+  }
+  /// Notes the addresses of what is placed from here on; returns where that ends.
+  std::uint64_t place(std::uint64_t at) const {
+    if (!codes) {
+      *address = at;
+      return at + padded(2 * elements);
+    }
+    const KernelOrderBytes parts = code_bytes();
+    codes->weight = at;
+    codes->scales = codes->weight + padded(parts.codes);
+    codes->zeros = codes->scales + padded(parts.scales);
+    codes->order = codes->zeros + padded(parts.zeros);
+    return codes->order + padded(order_bytes());
   }
 };
 
-std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& addresses) {
-  const auto size = [](std::int64_t a, std::int64_t b = 1) {
-    return static_cast<std::size_t>(a) * static_cast<std::size_t>(b);
-  };
+std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& to) {
   // 1/sqrt(fan-in) keeps the scale of activations.
-  const auto scale = [](std::int64_t fan_in) { return 1.0 / std::sqrt(static_cast<double>(fan_in)); };
-  const std::int64_t q = c.q_size(), kv = c.kv_size();
-  const std::int64_t hidden = c.hidden_size, inner = c.intermediate_size;
+  const auto scale = [](std::int64_t fan_in) {
+    return 1.0 / std::sqrt(static_cast<double>(fan_in));
+  };
   std::vector<Piece> out;
-  out.push_back({{{"model.embed_tokens.weight", size(c.vocab_size, hidden)}},
-                 &addresses.embedding,
-                 scale(hidden),
+  const auto vector = [&](const std::string& tensor, std::uint64_t& address) {
+    out.push_back({{tensor}, static_cast<std::size_t>(c.hidden_size), &address, nullptr, 0, true});
+  };
+  const auto linear = [&](LinearWeight& w) {
+    Piece piece;
+    piece.stddev = scale(w.in_features);
+    if (w.quantised()) {
+      piece.codes = &w;
+    } else {
+      for (const std::string& module : w.modules) piece.tensors.push_back(module + ".weight");
+      piece.elements =
+          static_cast<std::size_t>(w.out_features()) * static_cast<std::size_t>(w.in_features);
+      piece.address = &w.weight;
+    }
+    out.push_back(std::move(piece));
+  };
+  out.push_back({{"model.embed_tokens.weight"},
+                 static_cast<std::size_t>(c.vocab_size) * static_cast<std::size_t>(c.hidden_size),
+                 &to.embedding,
+                 nullptr,
+                 scale(c.hidden_size),
                  c.tie_word_embeddings});
-  addresses.layers.resize(static_cast<std::size_t>(c.num_layers));
-  for (std::int64_t i = 0; i < c.num_layers; ++i) {
-    LayerAddresses& layer = addresses.layers[static_cast<std::size_t>(i)];
+  for (std::size_t i = 0; i < to.layers.size(); ++i) {
+    LayerAddresses& layer = to.layers[i];
     const std::string at = fmt::format("model.layers.{}.", i);
-    out.push_back({{{at + "input_layernorm.weight", size(hidden)}}, &layer.input_norm, 0});
-    out.push_back({{{at + "self_attn.q_proj.weight", size(q, hidden)},
-                    {at + "self_attn.k_proj.weight", size(kv, hidden)},
-                    {at + "self_attn.v_proj.weight", size(kv, hidden)}},
-                   &layer.qkv,
-                   scale(hidden)});
-    out.push_back({{{at + "self_attn.o_proj.weight", size(hidden, q)}}, &layer.o, scale(q)});
-    out.push_back({{{at + "post_attention_layernorm.weight", size(hidden)}}, &layer.post_norm, 0});
-    out.push_back({{{at + "mlp.gate_proj.weight", size(inner, hidden)},
-                    {at + "mlp.up_proj.weight", size(inner, hidden)}},
-                   &layer.gate_up,
-                   scale(hidden)});
-    out.push_back({{{at + "mlp.down_proj.weight", size(hidden, inner)}}, &layer.down,
-                   scale(inner)});
+    vector(at + "input_layernorm.weight", layer.input_norm);
+    for (LinearWeight& w : layer.qkv) linear(w);
+    linear(layer.o);
+    vector(at + "post_attention_layernorm.weight", layer.post_norm);
+    for (LinearWeight& w : layer.gate_up) linear(w);
+    linear(layer.down);
   }
-  out.push_back({{{"model.norm.weight", size(hidden)}}, &addresses.final_norm, 0});
-  if (!c.tie_word_embeddings)
-    out.push_back({{{"lm_head.weight", size(c.vocab_size, hidden)}}, &addresses.lm_head,
-                   scale(hidden)});
+  vector("model.norm.weight", to.final_norm);
+  if (!c.tie_word_embeddings) linear(to.lm_head);
   return out;
 }
 
-constexpr std::size_t kAlignment = 256;
-
-std::size_t padded_bytes(const Piece& piece, DType dtype) {
-  return (bytes_for(dtype, piece.elements()) + kAlignment - 1) / kAlignment * kAlignment;
+/// Allocates all pieces as one and places them.
+Buffer place_all(const std::vector<Piece>& all) {
+  std::uint64_t end = 0;
+  for (const Piece& piece : all) end = piece.place(end);
+  Buffer buffer(end);
+  std::uint64_t at = buffer.address();
+  for (const Piece& piece : all) at = piece.place(at);
+  return buffer;
 }
 
 float element(const TensorView& view, std::size_t i) {
@@ -84,14 +125,58 @@ float element(const TensorView& view, std::size_t i) {
 
 /// Converts elements [first, first + count) of the view to 16 bits.
 void convert(const TensorView& view, std::size_t first, std::size_t count, DType dtype,
-             std::uint16_t* out) {
+             std::byte* out) {
   if (view.dtype == dtype) {
     std::memcpy(out, view.data.data() + 2 * first, 2 * count);
-  } else if (dtype == DType::bf16) {
-    for (std::size_t i = 0; i < count; ++i) out[i] = f32_to_bf16(element(view, first + i));
-  } else {
-    for (std::size_t i = 0; i < count; ++i) out[i] = f32_to_f16(element(view, first + i));
+    return;
   }
+  for (std::size_t i = 0; i < count; ++i) {
+    const float value = element(view, first + i);
+    const std::uint16_t bits = dtype == DType::bf16 ? f32_to_bf16(value) : f32_to_f16(value);
+    std::memcpy(out + 2 * i, &bits, 2);
+  }
+}
+
+/// Sends tensors one after another.
+void send_elements(const Piece& piece, const Checkpoint& file, DType dtype, StagedUpload& upload) {
+  std::uint64_t to = *piece.address;
+  for (const std::string& tensor : piece.tensors) {
+    const TensorView& view = file.at(tensor);
+    const std::size_t bytes = 2 * view.num_elements();
+    upload.send(to, bytes, [&](std::size_t first, std::size_t count, std::byte* out) {
+      convert(view, first / 2, count / 2, dtype, out);
+    });
+    to += bytes;
+  }
+}
+
+/// Quantised projections by the names of their modules.
+using LinearsByName = std::map<std::string_view, const QuantisedLinear*>;
+
+LinearsByName quantised_linears(const ModelWeights& weights) {
+  LinearsByName out;
+  const auto add = [&](const Projection& projection) {
+    if (const auto* linear = std::get_if<QuantisedLinear>(&projection)) out[linear->name] = linear;
+  };
+  for (const LayerWeights& layer : weights.layers)
+    for (const auto member : {&LayerWeights::q_proj, &LayerWeights::k_proj, &LayerWeights::v_proj,
+                              &LayerWeights::o_proj, &LayerWeights::gate_proj,
+                              &LayerWeights::up_proj, &LayerWeights::down_proj})
+      add(layer.*member);
+  add(weights.lm_head);
+  return out;
+}
+
+void send_codes(const LinearWeight& to, const LinearsByName& linears, DType dtype, ThreadPool& pool,
+                StagedUpload& upload) {
+  std::vector<const QuantisedLinear*> parts;
+  for (const std::string& module : to.modules) parts.push_back(linears.at(module));
+  const QuantisedMatrix matrix = join(parts, pool);
+  const KernelOrder ordered = kernel_order(matrix, dtype, pool);
+  upload.send(to.weight, ordered.codes.data(), 4 * ordered.codes.size());
+  upload.send(to.scales, ordered.scales.data(), 2 * ordered.scales.size());
+  upload.send(to.zeros, ordered.zeros.data(), ordered.zeros.size());
+  upload.send(to.order, matrix.order.data(), 4 * matrix.order.size());
 }
 
 void require_16_bits(DType dtype) {
@@ -101,62 +186,58 @@ void require_16_bits(DType dtype) {
 
 }  // namespace
 
-std::size_t DeviceWeights::required_bytes(const ModelConfig& config, DType dtype) {
-  ModelAddresses scratch;
-  std::size_t total = 0;
-  for (const Piece& piece : pieces(config, scratch)) total += padded_bytes(piece, dtype);
-  return total;
-}
-
 DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const ModelWeights& weights,
                              const Stream& stream, const LoadProgress& progress)
-    : buffer_(required_bytes(config, dtype)) {
+    : addresses_(weight_layout(config, &weights)) {
   require_16_bits(dtype);
-  // Two staging halves: one is filled while the other is on its way.
-  constexpr std::size_t half_elements = std::size_t{8} << 20;
-  const std::size_t largest = std::min(half_elements, buffer_.size_bytes() / 2);
-  const PinnedBuffer staging(2 * largest * 2);
-  Event sent[2];
-  sent[0].record(stream);
-  sent[1].record(stream);
-  int half = 0;
-  std::uint64_t address = buffer_.address();
-  for (const Piece& piece : pieces(config, addresses_)) {
-    *piece.address = address;
-    std::uint64_t to = address;
-    for (const auto& [name, elements] : piece.parts) {
-      const TensorView& view = weights.checkpoint.at(name);
-      for (std::size_t first = 0; first < elements; first += largest) {
-        const std::size_t count = std::min(largest, elements - first);
-        std::uint16_t* out =
-            staging.as<std::uint16_t>() + static_cast<std::size_t>(half) * largest;
-        sent[half].synchronize();
-        convert(view, first, count, dtype, out);
-        copy_to_device(to, out, 2 * count, stream);
-        sent[half].record(stream);
-        half ^= 1;
-        to += 2 * count;
-      }
-    }
-    address += padded_bytes(piece, dtype);
-    if (piece.read_every_step) bytes_per_step_ += bytes_for(dtype, piece.elements());
-    if (progress) progress(address - buffer_.address(), buffer_.size_bytes());
+  const std::vector<Piece> all = pieces(config, addresses_);
+  buffer_ = place_all(all);
+  constexpr std::size_t half_bytes = std::size_t{16} << 20;
+  StagedUpload upload(std::clamp(padded(buffer_.size_bytes() / 2), kAlignment, half_bytes), stream);
+  const LinearsByName linears = quantised_linears(weights);
+  std::optional<ThreadPool> pool;
+  if (!linears.empty()) pool.emplace();
+  std::size_t done = 0;
+  for (const Piece& piece : all) {
+    if (piece.codes)
+      send_codes(*piece.codes, linears, dtype, *pool, upload);
+    else
+      send_elements(piece, weights.checkpoint, dtype, upload);
+    done += piece.bytes();
+    if (piece.read_every_step) bytes_per_step_ += piece.bytes();
+    if (progress) progress(done, buffer_.size_bytes());
   }
   stream.synchronize();
-  if (config.tie_word_embeddings) addresses_.lm_head = addresses_.embedding;
+  if (progress) progress(buffer_.size_bytes(), buffer_.size_bytes());
+  if (config.tie_word_embeddings) addresses_.lm_head.weight = addresses_.embedding;
 }
 
-DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const RandomFill& fill)
-    : buffer_(required_bytes(config, dtype)) {
+DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const Stream& stream,
+                             const RandomFill& fill)
+    : addresses_(weight_layout(config)) {
   require_16_bits(dtype);
-  std::uint64_t address = buffer_.address();
-  for (const Piece& piece : pieces(config, addresses_)) {
-    *piece.address = address;
-    fill(address, piece.elements(), piece.stddev > 0 ? piece.stddev : 1.0);
-    address += padded_bytes(piece, dtype);
-    if (piece.read_every_step) bytes_per_step_ += bytes_for(dtype, piece.elements());
+  const std::vector<Piece> all = pieces(config, addresses_);
+  buffer_ = place_all(all);
+  for (const Piece& piece : all) {
+    if (piece.read_every_step) bytes_per_step_ += piece.bytes();
+    const double stddev = piece.stddev > 0 ? piece.stddev : 1.0;
+    if (!piece.codes) {
+      fill(*piece.address, piece.elements, dtype, stddev);
+      continue;
+    }
+    const LinearWeight& w = *piece.codes;
+    const KernelOrderBytes bytes = piece.code_bytes();
+    fill(w.weight, bytes.codes / 4, DType::i32, 1.0);
+    // Even codes about the middle one have a standard deviation of 2^bits / sqrt(12).
+    fill(w.scales, bytes.scales / 2, dtype, stddev * std::sqrt(12.0) / (1 << w.bits));
+    fill_bytes(w.zeros, static_cast<unsigned char>(1 << (w.bits - 1)), bytes.zeros, stream);
+    if (!w.reordered) continue;
+    std::vector<std::int32_t> order(static_cast<std::size_t>(w.in_features));
+    std::iota(order.begin(), order.end(), 0);
+    copy_to_device(w.order, order.data(), 4 * order.size(), stream);
+    stream.synchronize();
   }
-  if (config.tie_word_embeddings) addresses_.lm_head = addresses_.embedding;
+  if (config.tie_word_embeddings) addresses_.lm_head.weight = addresses_.embedding;
 }
 
 }  // namespace quern

@@ -43,23 +43,20 @@ class Builder {
       else
         add_rms_norm(label("input_norm"), branch_, residual, at(layer.input_norm), normed);
       const NodeOperand qkv = tensor(tokens * qkv_size, kUnrounded);
-      gemm(label("qkv"), normed, layer.qkv, qkv, shape_.num_tokens, qkv_size, hidden, kUnrounded);
+      linears(label("qkv"), normed, layer.qkv, qkv, kUnrounded);
       const NodeOperand q = tensor(tokens * q_size);
       rope_append(label("rope_append"), qkv, layer, q);
       const NodeOperand attended = tensor(tokens * q_size);
       attention(label("attention"), q, layer, attended);
       branch_ = tensor(tokens * hidden, kUnrounded);
-      gemm(label("o"), attended, layer.o, branch_, shape_.num_tokens, hidden, q_size,
-           kUnrounded);
+      linear(label("o"), attended, layer.o, branch_, shape_.num_tokens, kUnrounded);
       add_rms_norm(label("post_norm"), branch_, residual, at(layer.post_norm), normed);
       const NodeOperand gate_up = tensor(tokens * 2 * config_.intermediate_size);
-      gemm(label("gate_up"), normed, layer.gate_up, gate_up, shape_.num_tokens,
-           2 * config_.intermediate_size, hidden, dtype_);
+      linears(label("gate_up"), normed, layer.gate_up, gate_up, dtype_);
       const NodeOperand activated = tensor(tokens * config_.intermediate_size);
       silu_mul(label("silu_mul"), gate_up, activated);
       branch_ = tensor(tokens * hidden, kUnrounded);
-      gemm(label("down"), activated, layer.down, branch_, shape_.num_tokens, hidden,
-           config_.intermediate_size, kUnrounded);
+      linear(label("down"), activated, layer.down, branch_, shape_.num_tokens, kUnrounded);
     }
     add_rms_norm("final_norm", branch_, residual, at(model_.final_norm), normed);
     NodeOperand last = normed;
@@ -68,8 +65,7 @@ class Builder {
       embedding("last_rows", in_.logits_rows, normed, shape_.num_tokens, shape_.num_logits, last,
                 dtype_);
     }
-    gemm("lm_head", last, model_.lm_head, at(in_.logits), shape_.num_logits, config_.vocab_size,
-         hidden, DType::f32);
+    linear("lm_head", last, model_.lm_head, at(in_.logits), shape_.num_logits, DType::f32);
     if (shape_.sample) sample();
     plan_.activations.place();
     return std::move(plan_);
@@ -135,16 +131,65 @@ class Builder {
          Params::object(), {gate_up, y});
   }
 
-  void gemm(std::string name, NodeOperand x, std::uint64_t w, NodeOperand y, int m, std::int64_t n,
-            std::int64_t k,
-            DType out) {
-    node(std::move(name), "gemm",
-         {{"m", m},
-          {"n", n},
-          {"k", k},
-          {"dtype", quern::name(dtype_)},
-          {"out_dtype", quern::name(out)}},
-         {"m"}, Params::object(), {x, at(w), y});
+  /// y[m, out] = x[m, in] w^T.
+  void linear(const std::string& name, NodeOperand x, const LinearWeight& w, NodeOperand y, int m,
+              DType out) {
+    Params problem = {{"m", m},
+                      {"n", w.out_features()},
+                      {"k", w.in_features},
+                      {"dtype", quern::name(dtype_)},
+                      {"out_dtype", quern::name(out)}};
+    if (!w.quantised()) {
+      node(name, "gemm", problem, {"m"}, Params::object(), {x, at(w.weight), y});
+      return;
+    }
+    if (w.reordered) {
+      const NodeOperand gathered = tensor(m * w.in_features);
+      Params gather = row_problem("gather_columns", m, w.in_features);
+      gather["inputs"] = w.in_features;
+      node(name + ".gather", "row", gather, {"rows"}, Params::object(),
+           {x, at(w.order), gathered});
+      x = gathered;
+    }
+    problem["bits"] = w.bits;
+    problem["group_size"] = w.group_size;
+    problem["zero_points"] = w.zero_points;
+    std::vector<NodeOperand> operands = {x, at(w.weight), at(w.scales)};
+    if (w.zero_points) operands.push_back(at(w.zeros));
+    operands.push_back(y);
+    node(name, "gemm_wna16", problem, {"m"}, Params::object(), std::move(operands));
+  }
+
+  /// Products of one input, side by side in the columns of y: as one where the weights are one
+  /// matrix, else one by one and put together.
+  void linears(const std::string& name, NodeOperand x, const std::vector<LinearWeight>& parts,
+               NodeOperand y, DType out) {
+    const int m = shape_.num_tokens;
+    if (parts.size() == 1) {
+      linear(name, x, parts[0], y, m, out);
+      return;
+    }
+    std::vector<NodeOperand> columns;
+    std::int64_t width = 0;
+    Params problem = row_problem("concatenate_columns", m, 0);
+    problem["T"] = quern::name(out);
+    const char* const axes[] = {"a_cols", "b_cols", "c_cols"};
+    const char* const firsts[] = {nullptr, "first_b", "first_c"};
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      columns.push_back(tensor(m * parts[i].out_features(), out));
+      linear(fmt::format("{}.{}", name, i), x, parts[i], columns.back(), m, out);
+      problem[axes[i]] = parts[i].out_features();
+      if (i > 0) problem[firsts[i]] = width;
+      width += parts[i].out_features();
+    }
+    if (parts.size() == 2) {  // a third operand that begins where y ends
+      columns.push_back(columns[1]);
+      problem["c_cols"] = problem["b_cols"];
+      problem["first_c"] = width;
+    }
+    problem["cols"] = width;
+    columns.push_back(y);
+    node(name + ".concatenate", "row", problem, {"rows"}, Params::object(), std::move(columns));
   }
 
   int tuned_blocks() const { return kTunedContext / model_.page_size; }
@@ -234,18 +279,17 @@ ForwardPlan plan_forward(const ModelConfig& config, DType dtype, const ModelAddr
 }
 
 std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
+                                         const ModelAddresses& layout,
                                          const std::vector<int>& batches,
                                          const std::vector<int>& prompts) {
-  ModelAddresses model;
-  model.layers.resize(static_cast<std::size_t>(config.num_layers));
   StepInputs inputs;
   inputs.log_capacity = kTunedContext;
   std::vector<ModelProblem> problems;
   std::map<std::string, std::size_t> known;
   const auto collect = [&](const StepShape& shape) {
-    for (const Node& node : plan_forward(config, dtype, model, shape, inputs).nodes) {
-      const auto [at, fresh] = known.try_emplace(node.family + to_key(node.tuned_as),
-                                                 problems.size());
+    for (const Node& node : plan_forward(config, dtype, layout, shape, inputs).nodes) {
+      const auto [at, fresh] =
+          known.try_emplace(node.family + to_key(node.tuned_as), problems.size());
       if (fresh) problems.push_back({node.family, node.tuned_as, 0});
       ++problems[at->second].count;
     }
@@ -255,6 +299,12 @@ std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
   for (const int prompt : prompts)
     collect({.num_tokens = prompt, .max_query_len = prompt, .sample = true});
   return problems;
+}
+
+std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
+                                         const std::vector<int>& batches,
+                                         const std::vector<int>& prompts) {
+  return model_problems(config, dtype, weight_layout(config), batches, prompts);
 }
 
 }  // namespace quern

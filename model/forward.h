@@ -5,34 +5,11 @@
 
 #include "model/activation_plan.h"
 #include "model/config.h"
+#include "model/weight_layout.h"
 #include "runtime/base/dtype.h"
 #include "templates/params.h"
 
 namespace quern {
-
-/// Device addresses of one layer's weights, all [out_features, in_features] as checkpoints store them.
-struct LayerAddresses {
-  std::uint64_t input_norm = 0;      // [hidden_size]
-  std::uint64_t qkv = 0;             // [(num_heads + 2 num_kv_heads) head_dim, hidden_size]
-  std::uint64_t o = 0;               // [hidden_size, num_heads head_dim]
-  std::uint64_t post_norm = 0;       // [hidden_size]
-  std::uint64_t gate_up = 0;         // [2 intermediate_size, hidden_size]: gate rows, then up rows
-  std::uint64_t down = 0;            // [hidden_size, intermediate_size]
-  std::uint64_t k_cache = 0, v_cache = 0;  // [num_pages, num_kv_heads, page_size, head_dim]
-};
-
-/// Everything that a step reads besides its inputs. Addresses never move while a model is open.
-struct ModelAddresses {
-  std::uint64_t embedding = 0;   // [vocab_size, hidden_size]
-  std::uint64_t final_norm = 0;  // [hidden_size]
-  std::uint64_t lm_head = 0;     // [vocab_size, hidden_size]; the embedding where tied
-  std::uint64_t rope_table = 0;  // f32 [max_positions, head_dim / 2, 2]: cos, sin
-  std::vector<LayerAddresses> layers;
-  int page_size = 64;            // tokens per KV page
-  int num_pages = 0;
-  int max_blocks = 0;            // pages per sequence: columns of the block table
-  int max_positions = 0;
-};
 
 /// Per-step inputs in device memory, i32 unless said otherwise.
 struct StepInputs {
@@ -45,20 +22,20 @@ struct StepInputs {
   std::uint64_t logits_rows = 0;  // [num_logits]: which tokens get logits; prefill only
   std::uint64_t logits = 0;       // f32 [num_logits, vocab_size], written
   // Sampling, one entry a sequence; see templates/sampling.
-  std::uint64_t sampling = 0;     // [batch, 8]
-  std::uint64_t next_ids = 0;     // [batch], written
+  std::uint64_t sampling = 0;                        // [batch, 8]
+  std::uint64_t next_ids = 0;                        // [batch], written
   std::uint64_t next_position = 0, next_kv_len = 0;  // [batch], advanced
-  std::uint64_t log = 0;          // [batch, log_capacity], written
+  std::uint64_t log = 0;                             // [batch, log_capacity], written
   int log_capacity = 0;
 };
 
 /// How big a step is. A step takes a ragged batch: any mix of prefill chunks and single tokens.
 struct StepShape {
   int num_tokens = 1;
-  int batch = 1;           // sequences
-  int max_query_len = 1;   // 1: every sequence has exactly one token, and decode attention serves
-  int num_logits = 1;      // tokens that get logits; num_tokens = all of them
-  bool sample = false;     // choose the next token and advance
+  int batch = 1;          // sequences
+  int max_query_len = 1;  // 1: every sequence has exactly one token, and decode attention serves
+  int num_logits = 1;     // tokens that get logits; num_tokens = all of them
+  bool sample = false;    // choose the next token and advance
 };
 
 /// One operand of a node: an address that never moves, or a tensor of the plan.
@@ -69,10 +46,10 @@ struct NodeOperand {
 
 /// One kernel of a step.
 struct Node {
-  std::string name;     // "layers.3.qkv"
-  std::string family;   // of templates/
-  Params problem;       // as launched
-  Params tuned_as;      // as looked up: what varies by request is put into buckets
+  std::string name;    // "layers.3.qkv"
+  std::string family;  // of templates/
+  Params problem;      // as launched
+  Params tuned_as;     // as looked up: what varies by request is put into buckets
   std::vector<NodeOperand> operands;
 };
 
@@ -93,7 +70,13 @@ struct ModelProblem {
   Params problem;
   int count = 0;
 };
-/// Distinct problems of decode steps of these batch sizes and prefill chunks of these lengths.
+/// Distinct problems of decode steps of these batch sizes and prefill chunks of these lengths, for
+/// weights laid out like this (weight_layout()).
+std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
+                                         const ModelAddresses& layout,
+                                         const std::vector<int>& batches,
+                                         const std::vector<int>& prompts);
+/// The same with the layout that the config alone promises.
 std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
                                          const std::vector<int>& batches,
                                          const std::vector<int>& prompts);

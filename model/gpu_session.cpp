@@ -69,8 +69,9 @@ std::unique_ptr<GpuModel> GpuSession::open_random(const ModelConfig& config, DTy
                                                   const GpuModelOptions& options) {
   const Stream stream;
   DeviceWeights on_device(
-      config, dtype, [&](std::uint64_t address, std::size_t elements, double stddev) {
-        fill_random(stream, address, elements, dtype, stddev);
+      config, dtype, stream,
+      [&](std::uint64_t address, std::size_t elements, DType type, double stddev) {
+        fill_random(stream, address, elements, type, stddev);
       });
   stream.synchronize();
   return std::make_unique<GpuModel>(config, dtype, std::move(on_device), context_, kernels_,

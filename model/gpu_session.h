@@ -39,7 +39,8 @@ class GpuSession {
   /// A model of this shape with random weights made on the device.
   std::unique_ptr<GpuModel> open_random(const ModelConfig& config, DType dtype,
                                         const GpuModelOptions& options);
-  /// Fills device memory with random normal contents of 16-bit `dtype`, for benchmarks.
+  /// Fills device memory with random contents, for benchmarks: normal values of a 16-bit `dtype`,
+  /// or bits where it is i32.
   void fill_random(const Stream& stream, CUdeviceptr address, std::size_t elements, DType dtype,
                    double stddev);
 

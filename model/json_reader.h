@@ -35,6 +35,7 @@ class JsonReader {
   JsonReader object(const char* key) const;
   /// Throws unless the key holds an array.
   const json& array(const char* key) const;
+  bool empty() const { return object_->empty(); }
   const std::string& where() const { return where_; }
 
  private:

@@ -56,10 +56,11 @@ struct Contest {
   std::vector<std::size_t> rivals;  // candidates other than the winner, fastest first
 };
 
-std::vector<Contest> contests(const ModelConfig& config, DType dtype, TuneReport& report,
+std::vector<Contest> contests(const ModelConfig& config, const GpuModel& model, TuneReport& report,
                               int batch, const RefineOptions& options) {
   std::map<std::string, int> counts;
-  for (const ModelProblem& p : model_problems(config, dtype, {batch}, {}))
+  for (const ModelProblem& p :
+       model_problems(config, model.dtype(), model.weights().addresses(), {batch}, {}))
     counts[p.family + to_key(p.problem)] = p.count;
   std::vector<Contest> out;
   for (ProblemReport& p : report.problems) {
@@ -95,7 +96,7 @@ std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
   GraphExec best = race.capture();
   for (int i = 0; i < 20; ++i) race.time_us(best);  // clocks settle
   std::vector<Refinement> changes;
-  for (const Contest& contest : contests(config, model.dtype(), report, batch, options)) {
+  for (const Contest& contest : contests(config, model, report, batch, options)) {
     if (std::chrono::steady_clock::now() >= options.deadline) break;
     ProblemReport& p = *contest.report;
     const Family& family = kernels.families().at(p.family);

@@ -68,13 +68,17 @@ cudaDataType_t data_type(DType dtype) {
       return CUDA_R_16F;
     case DType::bf16:
       return CUDA_R_16BF;
+    case DType::e4m3:
+      return CUDA_R_8F_E4M3;
     default:
       throw InputError(fmt::format("cuBLASLt products of {} are not supported", name(dtype)));
   }
 }
 
-using Key = std::tuple<int, int, int, DType, DType>;
-Key key(const MatmulShape& shape) { return {shape.m, shape.n, shape.k, shape.input, shape.output}; }
+using Key = std::tuple<int, int, int, DType, DType, bool>;
+Key key(const MatmulShape& shape) {
+  return {shape.m, shape.n, shape.k, shape.input, shape.output, shape.scaled};
+}
 
 /// Descriptors of one shape and the algorithms that the heuristics offer for it.
 struct Recipe {
@@ -127,6 +131,9 @@ struct CublasLt::Impl {
           fmt::format("a product of {} x {} x {} has no elements", shape.m, shape.n, shape.k));
     const auto m = static_cast<std::uint64_t>(shape.m), n = static_cast<std::uint64_t>(shape.n),
                k = static_cast<std::uint64_t>(shape.k);
+    if (shape.scaled != (shape.input == DType::e4m3))
+      throw InputError(fmt::format("cuBLASLt products of {} are{} scaled", name(shape.input),
+                                   shape.scaled ? " not" : ""));
     const cudaDataType_t input = data_type(shape.input), output = data_type(shape.output);
     auto recipe = std::make_unique<Recipe>(lt);
     const char* what = "describing a product";
@@ -195,11 +202,23 @@ std::size_t CublasLt::workspace_bytes(const MatmulShape& shape, int rank) {
 }
 
 void CublasLt::matmul(const Stream& stream, const MatmulShape& shape, int rank, CUdeviceptr x,
-                      CUdeviceptr w, CUdeviceptr y, CUdeviceptr workspace) {
+                      CUdeviceptr w, CUdeviceptr y, CUdeviceptr workspace,
+                      const MatmulScales& scales) {
   const Recipe& recipe = impl_->recipe(shape);
   const auto& algorithm = impl_->algorithm(recipe, rank);
   const float one = 1, zero = 0;
   const auto pointer = [](CUdeviceptr address) { return reinterpret_cast<void*>(address); };
+  if (shape.scaled) {
+    if (!scales.x || !scales.w) throw InputError("a scaled product needs the scales of X and W");
+    const auto set = [&](cublasLtMatmulDescAttributes_t attribute, CUdeviceptr address) {
+      const void* scale = pointer(address);
+      impl_->check(
+          impl_->lt.MatmulDescSetAttribute(recipe.operation.get(), attribute, &scale, sizeof scale),
+          "describing a product");
+    };
+    set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);  // its A is W
+    set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
+  }
   impl_->check(impl_->lt.Matmul(impl_->handle, recipe.operation.get(), &one, pointer(w),
                                 recipe.w.get(), pointer(x), recipe.x.get(), &zero, pointer(y),
                                 recipe.y.get(), pointer(y), recipe.y.get(), &algorithm.algo,

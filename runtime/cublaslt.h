@@ -14,8 +14,14 @@ namespace quern {
 /// checkpoints store a linear layer.
 struct MatmulShape {
   int m = 0, n = 0, k = 0;
-  DType input = DType::bf16;   // of X and W
+  DType input = DType::bf16;   // of X and W: f32, f16, bf16 or, where `scaled`, e4m3
   DType output = DType::bf16;  // of Y
+  bool scaled = false;         // Y is multiplied by a scale of X and one of W
+};
+
+/// Device addresses of the scales, an f32 each.
+struct MatmulScales {
+  CUdeviceptr x = 0, w = 0;
 };
 
 /// cuBLASLt, loaded with dlopen at construction. One per context; not thread-safe.
@@ -32,9 +38,9 @@ class CublasLt {
   /// Workspace that algorithm `rank` needs.
   std::size_t workspace_bytes(const MatmulShape& shape, int rank);
   /// Enqueues the product; capturable. Pointers are device addresses, 16-byte aligned; `workspace`
-  /// holds at least workspace_bytes(shape, rank).
+  /// holds at least workspace_bytes(shape, rank). Throws InputError if scales are missing.
   void matmul(const Stream& stream, const MatmulShape& shape, int rank, CUdeviceptr x,
-              CUdeviceptr w, CUdeviceptr y, CUdeviceptr workspace);
+              CUdeviceptr w, CUdeviceptr y, CUdeviceptr workspace, const MatmulScales& scales = {});
 
  private:
   struct Impl;

@@ -94,6 +94,10 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));
 }
 
+/// Stores a byte to a shared address.
+__device__ __forceinline__ void store_shared(u32 to_shared, u8 bits) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(to_shared), "r"(static_cast<u32>(bits)) : "memory");
+}
 /// Stores two bytes to a shared address.
 __device__ __forceinline__ void store_shared(u32 to_shared, u16 bits) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(to_shared), "h"(bits) : "memory");

@@ -22,4 +22,18 @@ __device__ __forceinline__ void quad_transpose(u32 (&v)[4], int t) {
   }
 }
 
+/// Lane t of four holds columns 2t and 2t + 1 of two groups of eight, in v[0..1] and v[2..3]; after it,
+/// columns 4 (t % 2) to 4 (t % 2) + 3 of group t / 2. All lanes of the warp call it.
+__device__ __forceinline__ void quad_pairs(float (&v)[4], int t) {
+  const bool upper = (t & 2) != 0, odd = (t & 1) != 0;
+#pragma unroll
+  for (int c = 0; c < 2; ++c) {
+    const float from_other = __shfl_xor_sync(0xffffffffu, upper ? v[c] : v[2 + c], 2);
+    const float low = upper ? from_other : v[c], high = upper ? v[2 + c] : from_other;
+    const float between = __shfl_xor_sync(0xffffffffu, odd ? low : high, 1);
+    v[c] = odd ? between : low;
+    v[2 + c] = odd ? high : between;
+  }
+}
+
 }  // namespace quern

@@ -59,6 +59,7 @@ struct WgmmaGemm {
   static_assert(kTileK == 64, "a row of a stage's tile is 128 bytes");
   static_assert(kRows % 64 == 0, "wgmma multiplies 64 rows");
   static_assert(!kPingpong || kSplitK == 1, "sums of splits are added by the whole block");
+  static_assert(kTileN % 16 == 0, "four lanes store 64 bytes of a row");
   static_assert(kTileN % (8 * Fusion::kParts) == 0, "a tile has all parts of an element");
   static_assert(kTileN % (8 * kCluster) == 0, "each block of a cluster fetches whole groups of rows");
 
@@ -256,10 +257,13 @@ struct WgmmaGemm {
         }
       } else {
 #pragma unroll
-        for (int j = 0; j < kTileN / 8; ++j) {
-          const int column = column0 + j * 8 + t * 2;
+        for (int j = 0; j < kTileN / 8; j += 2) {
+          float v[4] = {sum[j * 4 + 2 * r], sum[j * 4 + 2 * r + 1], sum[j * 4 + 4 + 2 * r],
+                        sum[j * 4 + 4 + 2 * r + 1]};
+          quad_pairs(v, t);
+          const int column = column0 + (j + t / 2) * 8 + t % 2 * 4;
           if (exists && (kN % kTileN == 0 || column < kN))
-            store_vec<Out, 2>(y + column, {sum[j * 4 + 2 * r], sum[j * 4 + 2 * r + 1]});
+            store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
         }
       }
     }

@@ -1,5 +1,5 @@
-// out[i] = stddev * normal(hash(seed, i)): random contents made where they are needed, because 16 GB
-// of weights would take longer to send than to use.
+// out[i] = stddev * normal(hash(seed, i)), or bits of the hash: random contents made where they are
+// needed, because 16 GB of weights would take longer to send than to use.
 //
 // The hash is two rounds of the 64-bit finaliser of MurmurHash3 over the counter; the pair of
 // uniforms goes through Box-Muller. Good enough for test data, not for statistics.
@@ -15,6 +15,15 @@ __device__ __forceinline__ u64 mix64(u64 x) {
   x ^= x >> 33;
   x *= 0xc4ceb9fe1a85ec53ull;
   return x ^ (x >> 33);
+}
+
+/// out[i] = bits of hash(seed, i): packed weights.
+__device__ __forceinline__ void fill_bits(const FillArgs& args) {
+  const u64 stride = static_cast<u64>(gridDim.x) * blockDim.x;
+  u32* out = static_cast<u32*>(args.out);
+  for (u64 i = static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x; i < args.count;
+       i += stride)
+    out[i] = static_cast<u32>(mix64(mix64(i + args.seed * 0x9e3779b97f4a7c15ull)));
 }
 
 template <class T>

@@ -83,10 +83,15 @@ class FillFamily final : public UtilityFamily {
   KernelSource source(const Params& problem, const Params& config, const Arch&) const override {
     const auto p = from_params<FillProblem>(problem);
     const auto c = from_params<GridConfig>(config);
+    const std::string fill =
+        p.dtype == DType::i32
+            ? "fill_bits"
+            : fmt::format("fill_normal<{}>",
+                          p.dtype == DType::f32 ? "float" : quern::name(p.dtype));
     return {stub("fill", config,
                  fmt::format("extern \"C\" __global__ void __launch_bounds__({}) quern_fill(const "
-                             "__grid_constant__ FillArgs args) {{\n  fill_normal<{}>(args);\n}}\n",
-                             c.threads, p.dtype == DType::f32 ? "float" : quern::name(p.dtype))),
+                             "__grid_constant__ FillArgs args) {{\n  {}(args);\n}}\n",
+                             c.threads, fill)),
             "quern_fill",
             {}};
   }

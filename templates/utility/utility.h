@@ -5,7 +5,8 @@
 
 namespace quern {
 
-/// "fill": random normal contents for `count` elements (utility/fill.cuh).
+/// "fill": random contents for `count` elements, normal values of floating-point types and bits of
+/// i32 (utility/fill.cuh).
 struct FillProblem {
   std::int64_t count = 0;
   DType dtype = DType::bf16;

@@ -28,7 +28,8 @@ TEST_CASE("logits and greedy tokens of the golden models") {
   const auto shared = test::shared_folder();
   QUERN_SKIP_IF(!shared, "no shared folder");
   for (const char* name :
-       {"llama3-gqa", "llama31-rope-scaling", "llama32-tied", "mistral-sliding-window"})
+       {"llama3-gqa", "llama31-rope-scaling", "llama32-tied", "mistral-sliding-window",
+        "llama3-awq", "llama3-gptq"})
     check_model(*shared / "golden" / name);
 }
 

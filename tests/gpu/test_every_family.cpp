@@ -5,9 +5,11 @@
 #include "templates/embedded.h"
 #include "templates/embedding/embedding.h"
 #include "templates/gemm/gemm.h"
+#include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/rope/rope_append.h"
 #include "tests/reference/attention.h"
 #include "tests/reference/gemm.h"
+#include "tests/reference/gemm_wna16.h"
 #include "tests/reference/rope.h"
 #include "tests/reference/sampling.h"
 #include "tests/support/family_check.h"
@@ -34,6 +36,18 @@ TEST_CASE("small: gemm") {
       GemmProblem p;
       p.m = m, p.n = 70, p.k = k;
       check_family(gpu, family, to_params(p), reference_gemm, few());
+    }
+}
+
+TEST_CASE("small: gemm_wna16") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const GemmWna16Family family;
+  for (const int m : {1, 3, 16, 65})
+    for (const int bits : {4, 8}) {
+      GemmWna16Problem p;
+      p.m = m, p.n = 80, p.k = 192, p.bits = bits, p.zero_points = bits == 4;
+      check_family(gpu, family, to_params(p), reference_gemm_wna16, few());
     }
 }
 

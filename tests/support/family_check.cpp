@@ -162,20 +162,17 @@ using Run = std::function<void()>;
 Run library_run(const Family& family, const Params& problem, const Params& config,
                 const std::vector<std::uint64_t>& addresses, const Stream& stream,
                 Buffer& workspace) {
-  if (family.name() != "gemm") throw std::invalid_argument("only gemm has library configs");
-  const auto dtype = [&](const char* key) {
-    return parse_dtype(problem.at(key).get<std::string>()).value();
-  };
-  const MatmulShape shape{problem.at("m").get<int>(), problem.at("n").get<int>(),
-                          problem.at("k").get<int>(), dtype("dtype"), dtype("out_dtype")};
-  const int rank = config.at("algorithm").get<int>();
+  const LibraryMatmul m = family.library_matmul(problem, config);
+  const MatmulShape shape{m.m, m.n, m.k, m.input, m.output, m.scaled};
   CublasLt& library = shared_cublaslt();
-  if (rank >= library.num_algorithms(shape)) return {};
-  const std::size_t bytes = library.workspace_bytes(shape, rank);
+  if (m.rank >= library.num_algorithms(shape)) return {};
+  const std::size_t bytes = library.workspace_bytes(shape, m.rank);
   if (bytes > 0) workspace = Buffer(bytes);
-  return [&library, &stream, &workspace, shape, rank, addresses] {
-    library.matmul(stream, shape, rank, addresses[0], addresses[1], addresses[2],
-                   workspace.address());
+  MatmulScales scales;
+  if (m.scaled) scales = {addresses[2], addresses[3]};
+  return [&library, &stream, &workspace, shape, rank = m.rank, addresses, scales] {
+    library.matmul(stream, shape, rank, addresses[0], addresses[1], addresses.back(),
+                   workspace.address(), scales);
   };
 }
 

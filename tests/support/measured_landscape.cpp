@@ -15,11 +15,15 @@ Landscape measured_landscape(const std::filesystem::path& file, const FamilyRegi
   const ordered_json document = ordered_json::parse(read_file(file.string()));
   const Family& family = families.at(document["family"].get<std::string>());
   const std::vector<std::string> keys = document["keys"];
+  const std::vector<Tunable> space = family.space(document["problem"]);
   std::vector<Params> configs;
   std::vector<double> times, estimates;
   for (const ordered_json& row : document["us_and_values"]) {
     Params& config = configs.emplace_back(Params::object());
     for (std::size_t i = 0; i < keys.size(); ++i) config[keys[i]] = row[i + 1];
+    // Tunables of kernels that came later begin with the value that means they are not used.
+    for (const Tunable& tunable : space)
+      if (!config.contains(tunable.name)) config[tunable.name] = tunable.values.front();
     times.push_back(row[0]);
     estimates.push_back(family.estimate_us(document["problem"], config, arch));
   }

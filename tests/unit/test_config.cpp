@@ -131,6 +131,99 @@ TEST_CASE("absurd configs are refused with a sentence that names the key") {
   }
 }
 
+TEST_CASE("quantization_config of AWQ and GPTQ is read in full") {
+  const auto read = [](const json& quantization) {
+    json config = valid();
+    config["quantization_config"] = quantization;
+    return parse_config(config).quantization.value();
+  };
+  const Quantization awq = read({{"quant_method", "awq"},
+                                 {"bits", 4},
+                                 {"group_size", 64},
+                                 {"zero_point", true},
+                                 {"version", "GEMM"},
+                                 {"modules_to_not_convert", {"layers.3.mlp", "lm_head"}}});
+  CHECK(awq.method == QuantMethod::awq);
+  CHECK_EQ(awq.text(), "AWQ, 4 bits, group 64");
+  CHECK(awq.zero_points);
+  CHECK(awq.applies_to("model.layers.2.mlp.up_proj"));
+  CHECK_FALSE(awq.applies_to("model.layers.3.mlp.up_proj"));
+  CHECK_FALSE(awq.applies_to("lm_head"));
+
+  const Quantization first = read({{"quant_method", "gptq"}, {"bits", 8}, {"group_size", -1}});
+  CHECK_EQ(first.text(), "GPTQ, 8 bits, per channel, symmetric");
+  CHECK(first.zeros_minus_one);
+  CHECK_EQ(first.inputs_per_group(4096), 4096);
+  const Quantization second = read({{"quant_method", "gptq"},
+                                    {"bits", 4},
+                                    {"sym", false},
+                                    {"desc_act", true},
+                                    {"checkpoint_format", "gptq_v2"},
+                                    {"lm_head", true},
+                                    {"modules_in_block_to_quantize",
+                                     {{"self_attn.q_proj", "self_attn.v_proj"}, {"mlp.up_proj"}}}});
+  CHECK_EQ(second.text(), "GPTQ, 4 bits, group 128, act-order");
+  CHECK(second.zero_points);
+  CHECK_FALSE(second.zeros_minus_one);
+  CHECK(second.applies_to("lm_head"));
+  CHECK(second.applies_to("model.layers.7.self_attn.v_proj"));
+  CHECK_FALSE(second.applies_to("model.layers.7.self_attn.o_proj"));
+}
+
+TEST_CASE("quantisation that is not supported is refused in a sentence that names it") {
+  const json awq = {{"quant_method", "awq"}, {"bits", 4}, {"group_size", 128}};
+  const json gptq = {{"quant_method", "gptq"}, {"bits", 4}, {"group_size", 128}};
+  struct Case {
+    json base;
+    const char* key;
+    json value;
+  };
+  const std::vector<Case> cases{
+      {awq, "quant_method", "fp8"},
+      {awq, "quant_method", 4},
+      {awq, "quant_method", nullptr},
+      {awq, "version", "gemv"},
+      {awq, "version", 1},
+      {awq, "bits", 8},
+      {awq, "bits", "4"},
+      {awq, "bits", INT64_MAX},
+      {awq, "group_size", 0},
+      {awq, "group_size", 48},
+      {awq, "group_size", -2},
+      {awq, "zero_point", false},
+      {awq, "zero_point", "no"},
+      {awq, "modules_to_not_convert", "lm_head"},
+      {awq, "modules_to_not_convert", {1, 2}},
+      {awq, "modules_to_not_convert", {""}},
+      {gptq, "bits", 3},
+      {gptq, "bits", nullptr},
+      {gptq, "group_size", 256},
+      {gptq, "sym", 1},
+      {gptq, "desc_act", "true"},
+      {gptq, "checkpoint_format", "marlin"},
+      {gptq, "checkpoint_format", json::array()},
+      {gptq, "is_marlin_format", true},
+      {gptq, "modules_in_block_to_quantize", {{"a"}, {3}}},
+      {gptq, "dynamic", {{"-:.*down", json::object()}}},
+      {gptq, "dynamic", 3},
+  };
+  for (const auto& [base, key, value] : cases) {
+    json config = valid();
+    config["quantization_config"] = base;
+    config["quantization_config"][key] = value;
+    const std::string sentence = refusal(config);
+    INFO(key << " = " << value.dump() << ": " << sentence);
+    CHECK(sentence.find(key) != std::string::npos);
+    CHECK(sentence.find("quantization_config") != std::string::npos);
+    CHECK_EQ(sentence.find('\n'), std::string::npos);
+  }
+  json tied = valid();
+  tied["tie_word_embeddings"] = true;
+  tied["quantization_config"] = gptq;
+  tied["quantization_config"]["lm_head"] = true;
+  CHECK_FALSE(refusal(tied).empty());
+}
+
 TEST_CASE("missing keys and other JSON are refused") {
   for (const char* key : {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                           "num_attention_heads", "max_position_embeddings", "rms_norm_eps"}) {

@@ -1,4 +1,8 @@
+#include <fmt/format.h>
+
 #include <set>
+#include <string>
+#include <vector>
 
 #include "autotune/problem.h"
 #include "autotune/registry.h"
@@ -24,9 +28,26 @@ ModelConfig small_config() {
   return c;
 }
 
+/// The same with codes for weights: AWQ; act-order; and projections that cannot be one matrix.
+std::vector<ModelConfig> quantised_configs() {
+  ModelConfig awq = small_config();
+  awq.intermediate_size = 192;
+  awq.quantization = Quantization();
+  awq.quantization->group_size = 32;
+  ModelConfig act_order = awq;
+  act_order.quantization->method = QuantMethod::gptq;
+  act_order.quantization->zero_points = false;
+  act_order.quantization->act_order = true;
+  act_order.quantization->lm_head = true;
+  ModelConfig mixed = act_order;
+  mixed.quantization->bits = 8;
+  mixed.quantization->group_size = -1;
+  mixed.quantization->modules_to_not_convert = {"self_attn.k_proj", "mlp.gate_proj"};
+  return {awq, act_order, mixed};
+}
+
 ModelAddresses addresses(const ModelConfig& config) {
-  ModelAddresses model;
-  model.layers.resize(static_cast<std::size_t>(config.num_layers));
+  ModelAddresses model = weight_layout(config);
   model.num_pages = 32;
   model.max_blocks = 8;
   model.max_positions = 512;
@@ -36,7 +57,8 @@ ModelAddresses addresses(const ModelConfig& config) {
 }  // namespace
 
 TEST_CASE("every node of a step is a legal problem of its family, with as many operands") {
-  const ModelConfig config = small_config();
+  std::vector<ModelConfig> configs = quantised_configs();
+  configs.push_back(small_config());
   const FamilyRegistry families = FamilyRegistry::shipped(embedded_templates());
   StepInputs inputs;
   inputs.log_capacity = 513;
@@ -49,7 +71,9 @@ TEST_CASE("every node of a step is a legal problem of its family, with as many o
   };
   for (const Arch& arch : known_archs())
     for (const StepShape& shape : shapes)
-      for (const DType dtype : {DType::bf16, DType::f16}) {
+      for (std::size_t i = 0; i < 2 * configs.size(); ++i) {
+        const ModelConfig& config = configs[i / 2];
+        const DType dtype = i % 2 == 0 ? DType::bf16 : DType::f16;
         const ForwardPlan plan = plan_forward(config, dtype, addresses(config), shape, inputs);
         for (const Node& node : plan.nodes) {
           INFO(arch.name(), " ", node.name, " ", to_text(node.problem));
@@ -86,6 +110,52 @@ TEST_CASE("a node reads only what an earlier node wrote, and memory is reused") 
   CHECK_GT(sum, 0);
   // Far less than all activations of all layers: a few rows of the widest tensors.
   CHECK_LT(plan.activations.total_bytes(), 300u * 2u * (64 * 4 + 2 * 172 + 172 + 4 * 64) * 2u);
+}
+
+TEST_CASE("quantised projections get products of codes, with their columns gathered if need be") {
+  ModelConfig config = quantised_configs()[0];
+  const auto nodes = [&](const ModelAddresses& model) {
+    std::string out;
+    for (const Node& node :
+         plan_forward(config, DType::f16, model, {.num_tokens = 3, .batch = 3, .num_logits = 3}, {})
+             .nodes)
+      if (node.name.starts_with("layers.1.") || node.name.starts_with("lm_head"))
+        if (node.family.starts_with("gemm") || node.name.find("gather") != node.name.npos ||
+            node.name.find("concatenate") != node.name.npos)
+          out += fmt::format("{} {} {}\n", node.name, node.family, node.operands.size());
+    return out;
+  };
+  CHECK_EQ(nodes(addresses(config)),
+           "layers.1.qkv gemm_wna16 5\n"
+           "layers.1.o gemm_wna16 5\n"
+           "layers.1.gate_up gemm_wna16 5\n"
+           "layers.1.down gemm_wna16 5\n"
+           "lm_head gemm 3\n");
+  config = quantised_configs()[1];
+  config.quantization->modules_to_not_convert = {"mlp.down_proj"};
+  CHECK_EQ(nodes(addresses(config)),
+           "layers.1.qkv.gather row 3\n"
+           "layers.1.qkv gemm_wna16 4\n"
+           "layers.1.o.gather row 3\n"
+           "layers.1.o gemm_wna16 4\n"
+           "layers.1.gate_up.gather row 3\n"
+           "layers.1.gate_up gemm_wna16 4\n"
+           "layers.1.down gemm 3\n"
+           "lm_head.gather row 3\n"
+           "lm_head gemm_wna16 4\n");
+  // One of several projections that is stored otherwise keeps them apart.
+  config = quantised_configs()[2];
+  CHECK_EQ(nodes(addresses(config)),
+           "layers.1.qkv.0 gemm_wna16 4\n"
+           "layers.1.qkv.1 gemm 3\n"
+           "layers.1.qkv.2 gemm_wna16 4\n"
+           "layers.1.qkv.concatenate row 4\n"
+           "layers.1.o gemm_wna16 4\n"
+           "layers.1.gate_up.0 gemm 3\n"
+           "layers.1.gate_up.1 gemm_wna16 4\n"
+           "layers.1.gate_up.concatenate row 4\n"
+           "layers.1.down gemm_wna16 4\n"
+           "lm_head gemm_wna16 4\n");
 }
 
 TEST_CASE("problems of a model are distinct, bucketed and counted") {

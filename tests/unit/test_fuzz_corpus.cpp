@@ -5,6 +5,7 @@
 #include "tests/support/support.h"
 
 // The fuzz targets, each under a name of its own (tests/CMakeLists.txt).
+extern "C" int fuzz_checkpoint(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_dsl(const std::uint8_t* data, std::size_t size);
 extern "C" int fuzz_import(const std::uint8_t* data, std::size_t size);
 
@@ -32,4 +33,8 @@ TEST_CASE("what the fuzzer of the kernel language found once does no harm") {
 
 TEST_CASE("what the fuzzer of imported records found once does no harm") {
   CHECK_GT(replay(fuzz_import, "import"), 100);
+}
+
+TEST_CASE("what the fuzzer of quantised checkpoints found once does no harm") {
+  CHECK_GT(replay(fuzz_checkpoint, "checkpoint"), 30);
 }

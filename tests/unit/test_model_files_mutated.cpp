@@ -77,7 +77,14 @@ json small_tokenizer() {
 }  // namespace
 
 TEST_CASE("a config with any value changed is read or refused") {
-  const json config = json::parse(read_file(test::bundled_model() / "config.json"));
+  json config = json::parse(read_file(test::bundled_model() / "config.json"));
+  mutate_everywhere(config, [](const json& changed) { parse_config(changed); });
+  config["quantization_config"] = json::parse(R"({"quant_method": "gptq", "bits": 4,
+    "group_size": 128, "sym": true, "desc_act": false, "checkpoint_format": "gptq",
+    "lm_head": false, "modules_in_block_to_quantize": [["mlp.up_proj"]], "dynamic": {}})");
+  mutate_everywhere(config, [](const json& changed) { parse_config(changed); });
+  config["quantization_config"] = json::parse(R"({"quant_method": "awq", "bits": 4,
+    "group_size": 128, "zero_point": true, "version": "gemm", "modules_to_not_convert": ["a"]})");
   mutate_everywhere(config, [](const json& changed) { parse_config(changed); });
 }
 

@@ -311,6 +311,8 @@ TEST_CASE("normalisation and SwiGLU to INT8 and FP8 with a scale for each row") 
       check_close(add["residual"], sum);
       Run swiglu("silu_mul_quantise_" + dtype, extents);
       check(swiglu, gated(swiglu["gate_up"], static_cast<std::size_t>(cols), silu));
+      Run plain("quantise_" + dtype, extents);
+      check(plain, plain["x"]);
     }
 }
 
@@ -325,11 +327,36 @@ TEST_CASE("FP8 with a scale for each group, and with one that is given") {
   const Numbers wanted = gated(swiglu["gate_up"], 80, silu);
   swiglu.go();
   check_quantised(swiglu["y"], swiglu["scale"], wanted, 0x1p-10, 0x1p-4);
+  Run add("add_rmsnorm_quantise_fp8_group", extents, {{"eps", 1e-5}});
+  Numbers sum = add["residual"];
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += add["x"][i];
+  add.go();
+  check_close(add["residual"], sum);
+  check_quantised(add["y"], add["scale"], rmsnorm(sum, add["weight"], 1e-5), 0x1p-10, 0x1p-4);
+  Run plain("quantise_fp8_group", extents);
+  plain.go();
+  check_quantised(plain["y"], plain["scale"], plain["x"], 0x1p-10, 0x1p-4);
   Run fixed("rmsnorm_quantise_fp8_static", {{"rows", 3}, {"cols", 80}},
             {{"eps", 1e-5}, {"scale", 0.02}});
   const Numbers given = rmsnorm(fixed["x"], fixed["weight"], 1e-5);
   fixed.go();
   check_quantised(fixed["y"], Numbers(3, 0.02), given, 0x1p-10, 0x1p-4);
+
+  const Extents flat{{"rows", 3}, {"cols", 80}};
+  Run fixed_add("add_rmsnorm_quantise_fp8_static", flat, {{"eps", 1e-5}, {"scale", 0.02}});
+  sum = fixed_add["residual"];
+  for (std::size_t i = 0; i < sum.size(); ++i) sum[i] += fixed_add["x"][i];
+  fixed_add.go();
+  check_close(fixed_add["residual"], sum);
+  check_quantised(fixed_add["y"], Numbers(3, 0.02), rmsnorm(sum, fixed_add["weight"], 1e-5),
+                  0x1p-10, 0x1p-4);
+  Run fixed_swiglu("silu_mul_quantise_fp8_static", flat, {{"scale", 0.02}});
+  fixed_swiglu.go();
+  check_quantised(fixed_swiglu["y"], Numbers(3, 0.02), gated(fixed_swiglu["gate_up"], 80, silu),
+                  0x1p-10, 0x1p-4);
+  Run fixed_plain("quantise_fp8_static", flat, {{"scale", 0.02}});
+  fixed_plain.go();
+  check_quantised(fixed_plain["y"], Numbers(3, 0.02), fixed_plain["x"], 0x1p-10, 0x1p-4);
 }
 
 TEST_CASE("scaled and masked softmax") {
@@ -424,4 +451,26 @@ TEST_CASE("rows of an embedding table, scaled; ids outside it give zeros") {
     }
   run.go();
   check_close(run["y"], wanted);
+}
+
+TEST_CASE("columns in another order, and columns side by side") {
+  Run gather("gather_columns", {{"rows", 3}, {"cols", 7}, {"inputs", 9}});
+  gather["order"] = {8, 0, -1, 9, 4, 4, 2};
+  Numbers wanted(21, 0.0);
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    const double from = gather["order"][i % 7];
+    if (from >= 0 && from < 9) wanted[i] = gather["x"][i / 7 * 9 + static_cast<std::size_t>(from)];
+  }
+  gather.go();
+  check_close(gather["y"], wanted);
+
+  Run join("concatenate_columns",
+           {{"rows", 2}, {"cols", 9}, {"a_cols", 4}, {"b_cols", 2}, {"c_cols", 3}},
+           {{"first_b", 4}, {"first_c", 6}});
+  wanted.clear();
+  for (std::size_t row = 0; row < 2; ++row)
+    for (const auto& [name, cols] : {std::pair{"a", 4u}, {"b", 2u}, {"c", 3u}})
+      for (std::size_t i = 0; i < cols; ++i) wanted.push_back(join[name][row * cols + i]);
+  join.go();
+  check_close(join["y"], wanted);
 }

@@ -1,0 +1,134 @@
+#include "autotune/product_bench.h"
+
+#include <algorithm>
+
+#include "runtime/base/error.h"
+#include "templates/gemm/gemm.h"
+#include "templates/utility/utility.h"
+
+namespace quern {
+namespace {
+
+// That take part, the best by the tuner's trials: those of a race that they lost are of few samples.
+constexpr std::size_t kOwnConfigs = 5, kLibraryConfigs = 3;
+constexpr std::size_t kStreamConfigs = 8;   // the best of so many is what reading takes
+
+/// Candidates by the tuner's own times, those without one last.
+std::vector<std::size_t> by_time(const ProblemReport& tuned) {
+  std::vector<std::size_t> order;
+  for (const Trial& trial : tuned.search.trials)
+    if (trial.verdict.status == TrialStatus::ok && trial.timing.num_samples > 0)
+      order.push_back(trial.candidate);
+  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
+    return tuned.search.trials[a].timing.median_us < tuned.search.trials[b].timing.median_us;
+  });
+  return order;
+}
+
+ordered_json to_json(const Timing& timing) {
+  return {{"median_us", timing.median_us}, {"spread_us", timing.spread_us}};
+}
+
+const Timing& best(const std::vector<Timing>& timings) {
+  return *std::min_element(timings.begin(), timings.end(), [](const Timing& a, const Timing& b) {
+    return a.median_us < b.median_us;
+  });
+}
+
+}  // namespace
+
+ordered_json to_json(const ProductResult& r) {
+  ordered_json out = {{"name", r.name},
+                      {"family", r.family},
+                      {"problem", r.problem},
+                      {"config", r.config},
+                      {"median_us", r.timing.median_us},
+                      {"spread_us", r.timing.spread_us},
+                      {"bytes", r.cost.bytes},
+                      {"flops", r.cost.flops},
+                      {"read_us", r.read_us},
+                      {"library_won", r.library_won}};
+  if (r.library.num_samples > 0) {
+    out["cublaslt"] = to_json(r.library);
+    out["cublaslt"]["config"] = r.library_config;
+  }
+  if (r.dense.num_samples > 0) out["cublaslt_dense"] = to_json(r.dense);
+  return out;
+}
+
+Timing ProductBench::dense(const Params& problem) {
+  GemmProblem p;
+  p.m = problem.at("m"), p.n = problem.at("n"), p.k = problem.at("k");
+  p.dtype = problem.contains("dtype") && problem.at("dtype") == "f16" ? DType::f16 : DType::bf16;
+  p.out_dtype = problem.at("out_dtype") == "f32" ? DType::f32 : p.dtype;
+  const Params same = to_params(p);
+  const auto known = dense_.find(to_key(same));
+  if (known != dense_.end()) return known->second;
+  const Family& family = library_.families().at("gemm");
+  std::vector<Params> configs;
+  for (int algorithm = 0; algorithm < 8; ++algorithm) {
+    GemmConfig config;
+    config.kernel = "cublaslt", config.algorithm = algorithm;
+    if (!library_.refusal(family, same, to_params(config))) configs.push_back(to_params(config));
+  }
+  Timing timing;
+  if (!configs.empty()) timing = best(time_configs(library_, family, same, configs));
+  return dense_[to_key(same)] = timing;
+}
+
+double ProductBench::read_us(double bytes) {
+  StreamProblem p;
+  p.words = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes / 16));
+  const auto known = reads_.find(p.words);
+  if (known != reads_.end()) return known->second;
+  const Family& family = library_.families().at("stream");
+  const Params problem = to_params(p);
+  std::vector<Params> configs = family.candidates(problem, library_.arch());
+  configs.resize(std::min(configs.size(), kStreamConfigs));
+  return reads_[p.words] = best(time_configs(library_, family, problem, configs)).median_us;
+}
+
+ProductResult ProductBench::measure(const std::string& name, const ProblemReport& tuned) {
+  const Family& family = library_.families().at(tuned.family);
+  ProductResult out;
+  out.name = name;
+  out.family = tuned.family;
+  out.problem = tuned.problem;
+  out.cost = family.cost(tuned.problem);
+  const bool has_record = tuned.outcome == ProblemReport::Outcome::tuned ||
+                          tuned.outcome == ProblemReport::Outcome::recorded;
+  out.library_won = has_record && family.is_library(tuned.record.config);
+  std::vector<Params> own{library_.default_config(family, tuned.problem)}, libraries;
+  if (has_record && !out.library_won && tuned.record.config != own.front())
+    own.push_back(tuned.record.config);
+  for (const std::size_t i : by_time(tuned)) {
+    const Params& config = tuned.configs[i];
+    const bool known = std::find(own.begin(), own.end(), config) != own.end();
+    if (!family.is_library(config) && !known && own.size() < kOwnConfigs)
+      own.push_back(config);
+    else if (family.is_library(config) && libraries.size() < kLibraryConfigs)
+      libraries.push_back(config);
+  }
+  std::vector<Params> configs = own;
+  configs.insert(configs.end(), libraries.begin(), libraries.end());
+  const std::vector<Timing> timings = time_configs(library_, family, tuned.problem, configs, 21);
+  const auto best_of = [&](std::size_t first, std::size_t end) {
+    std::size_t best = first;
+    for (std::size_t i = first; i < end; ++i)
+      if (timings[i].median_us < timings[best].median_us) best = i;
+    return best;
+  };
+  const std::size_t best_own = best_of(0, own.size());
+  out.config = configs[best_own];
+  out.timing = timings[best_own];
+  if (!libraries.empty()) {
+    const std::size_t best_library = best_of(own.size(), configs.size());
+    out.library = timings[best_library];
+    out.library_config = configs[best_library];
+  }
+  out.dense = tuned.family == "gemm" ? out.library : dense(tuned.problem);
+  out.read_us = read_us(out.cost.bytes);
+  return out;
+}
+
+}  // namespace quern

@@ -1,0 +1,153 @@
+#include "model/cli_products.h"
+
+#include <algorithm>
+#include <map>
+
+#include "autotune/problem.h"
+#include "autotune/product_bench.h"
+#include "model/cli_tune.h"
+#include "model/gpu_session.h"
+#include "model/table.h"
+#include "runtime/base/error.h"
+
+namespace quern::cli {
+namespace {
+
+constexpr int kMostRowsOfHead = 256;  // a step needs no more logits
+
+/// What a family is asked to compute, besides m, n and k.
+struct Variant {
+  std::string family, name;
+  Params fields;
+};
+
+std::vector<Variant> variants() { return {{"gemm", "bf16", {{"dtype", "bf16"}}}}; }
+
+Variant variant_of(const ProductOptions& options) {
+  std::vector<std::string> names;
+  for (Variant& variant : variants())
+    if (variant.family == options.family) {
+      if (options.variant.empty() || variant.name == options.variant) return std::move(variant);
+      names.push_back(variant.name);
+    }
+  if (names.empty())
+    throw InputError(fmt::format("'{}' is not a family whose kernels are measured: row, gemm",
+                                 options.family));
+  throw InputError(fmt::format("'{}' is not one of {}'s: {}", options.variant, options.family,
+                               fmt::join(names, ", ")));
+}
+
+struct NamedProduct {
+  Product product;
+  DType out;  // as the forward pass has it
+};
+
+std::vector<NamedProduct> products_of(const ModelConfig& config, DType dtype) {
+  const auto hidden = static_cast<int>(config.hidden_size);
+  const auto heads = static_cast<int>(config.num_heads * config.head_dim);
+  const auto kv = static_cast<int>(config.num_kv_heads * config.head_dim);
+  const auto inner = static_cast<int>(config.intermediate_size);
+  return {{{"qkv", heads + 2 * kv, hidden}, DType::f32},
+          {{"o", hidden, heads}, DType::f32},
+          {{"gate_up", 2 * inner, hidden}, dtype},
+          {{"down", hidden, inner}, DType::f32},
+          {{"lm_head", static_cast<int>(config.vocab_size), hidden}, DType::f32}};
+}
+
+std::string us(const Timing& timing) {
+  return timing.num_samples == 0 ? "-" : fmt::format("{:.2f}", timing.median_us);
+}
+std::string ratio(double a, double b) { return a > 0 && b > 0 ? fmt::format("{:.3f}", a / b) : "-"; }
+
+/// Only what differs from the family's other configs in a table: tunables that are not 0.
+std::string short_config(const Params& config) {
+  Params used = Params::object();
+  for (const auto& [name, value] : config.items())
+    if (value != 0 && value != false) used[name] = value;
+  return to_text(used);
+}
+
+std::string product_table(const std::vector<ProductResult>& results, const Roofs& roofs,
+                          const Family& family) {
+  Table table({"product", "rows", "n", "k", "us", "+-", "TB/s", "TFLOP/s", "% of roof",
+               "of reading", "cuBLASLt us", "of cuBLASLt", "of its bf16", "config"},
+              true);
+  for (const ProductResult& r : results) {
+    const double least = roofs.least_us(family, r.problem), own = r.timing.median_us;
+    table.add({r.name, to_text(r.problem.at("m")), to_text(r.problem.at("n")),
+               to_text(r.problem.at("k")), us(r.timing), fmt::format("{:.2f}", r.timing.spread_us),
+               fmt::format("{:.2f}", r.bytes_per_second() / 1e12),
+               fmt::format("{:.1f}", r.flops_per_second() / 1e12),
+               least > 0 ? fmt::format("{:.1f}", 100 * least / own) : "-", ratio(own, r.read_us),
+               us(r.library), ratio(r.library.median_us, own), ratio(r.dense.median_us, own),
+               short_config(r.config)});
+  }
+  return table.text();
+}
+
+}  // namespace
+
+void bench_products(const Common& common, const ProductOptions& options) {
+  const Variant variant = variant_of(options);
+  const ModelConfig config = load_config(model_folder(common, options.model));
+  const auto ordinal = gpu_ordinal(common.device);
+  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
+  if (!ordinal) throw InputError("kernels are measured on a GPU: name one with --device");
+  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
+                      common.worker_command, common.system_cache});
+  const Family& family = session.kernels().families().at(variant.family);
+
+  std::map<std::string, std::string> names;  // by problem, as it is tuned
+  std::vector<KernelRequest> requests;
+  const auto products = products_of(config, gpu_dtype(config));
+  for (const std::string& wanted : options.products)
+    if (std::none_of(products.begin(), products.end(),
+                     [&](const NamedProduct& p) { return p.product.name == wanted; }))
+      throw InputError(fmt::format("'{}' is not a product of a layer", wanted));
+  for (const int rows : options.rows)
+    for (const auto& [product, out] : products) {
+      const auto& only = options.products;
+      if (!only.empty() && std::find(only.begin(), only.end(), product.name) == only.end()) continue;
+      if (product.name == "lm_head" && rows > kMostRowsOfHead) continue;
+      Params problem = {{"m", rows}, {"n", product.n}, {"k", product.k}};
+      problem.update(variant.fields);
+      problem["out_dtype"] = name(out);
+      if (const auto reason = family.unsupported(problem, session.kernels().arch()))
+        throw InputError(fmt::format("{}: {}", to_text(problem), *reason));
+      names[to_key(bucketed(family, problem))] = product.name;
+      requests.push_back({variant.family, std::move(problem)});
+    }
+  TuneOptions tuning;
+  tuning.force = true;  // what lost the race is to be known too
+  const TuneReport report = tune_with_progress(common, session.kernels(), requests, tuning);
+  ProductBench bench(session.kernels());
+  std::vector<ProductResult> results;
+  ordered_json rows = ordered_json::array();
+  ProgressLine line(common);
+  for (std::size_t i = 0; i < report.problems.size(); ++i) {
+    const ProblemReport& tuned = report.problems[i];
+    line.update(fmt::format("measuring {}/{}  {}", i + 1, report.problems.size(),
+                            to_text(tuned.problem)));
+    results.push_back(bench.measure(names.at(to_key(tuned.problem)), tuned));
+    rows.push_back(quern::to_json(results.back()));
+  }
+  line.clear();
+  const DeviceInfo& device = session.context().device();
+  const Roofs roofs = roofs_of(session);
+  if (common.json)
+    print_json({{"device", device.name},
+                {"fingerprint", device.fingerprint()},
+                {"nvrtc", session.kernels().nvrtc().version()},
+                {"variant", variant.name},
+                {"tune_seconds", report.seconds},
+                {"read_roof_bytes_per_second", roofs.bytes_per_s},
+                {"results", rows}});
+  else
+    print_text(fmt::format(
+        "{}, {}, {}; tuned in {:.1f} s; of reading: time over that of a kernel that only reads as "
+        "many bytes; of cuBLASLt: its time over ours\n{}",
+        device.name, variant.family, variant.name, report.seconds,
+        product_table(results, roofs, family)));
+}
+
+}  // namespace quern::cli

@@ -1,0 +1,20 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "model/cli.h"
+
+namespace quern::cli {
+
+/// `quern bench-kernels --family gemm`: the products of a model's layer.
+struct ProductOptions {
+  std::string family = "gemm", model;
+  std::vector<int> rows = {1, 16, 64, 256, 2048};
+  std::vector<std::string> products;  // only these; empty = all
+  std::string variant;                // of a quantised family, "w4a16"; empty = its first
+};
+/// Tunes every product anew and measures it beside cuBLASLt and a kernel that only reads. Throws
+/// InputError, DeviceError.
+void bench_products(const Common& common, const ProductOptions& options);
+
+}  // namespace quern::cli

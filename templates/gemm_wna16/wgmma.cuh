@@ -1,0 +1,357 @@
+// y[m, n] = x[m, k] · w[n, k]ᵀ with weights of 4 or 8 bits on the tensor cores of Hopper (sm_90a),
+// for tens to thousands of rows of x.
+//
+//   x [m, k], y [m, n]: row-major; bf16 or f16 in, the same or fp32 out; fp32 sums.
+//   codes, scales, zeros: kernel order (gemm_wna16_args.h). m is an argument.
+//
+// w is the A operand of wgmma, from registers: a warp holds 16 rows of it, which is what a lane's
+// 16 bytes of a unit are. Tokens are the N of the product and come from shared memory. A block is
+// two warpgroups that make fragments and multiply, and a warp that requests tiles of x through TMA
+// and chunks of w by bulk copies into a ring in shared memory; full and empty stages are handed
+// over by barriers. A fragment is made while the product before it runs: two sets of registers take
+// turns. Scales multiply the fragments, rounding them to 16 bits once more.
+//
+// Blocks stay resident, one on every SM, and walk over tiles of y, those of the same rows of w
+// being neighbours. Chunks of w are requested before griddepcontrol.wait: weights do not depend on
+// the previous kernel.
+//
+// Tunables (Config)
+//   tile_m    tokens of a tile, multiples of 16 up to 256
+//   tile_n    rows of w of a tile: 64 or 128 for each warpgroup
+//   warps_n   warps that multiply: 8 or 16, two or four warpgroups; four hide more latency where
+//             there are few tokens
+//   units     units of 512 bytes that a row tile advances at a stage
+//   stages    depth of the ring
+//   split_k   blocks that share an output tile; each leaves fp32 sums in the workspace and the last
+//   to
+//             arrive adds them in order of k, so results do not depend on timing
+//
+// Sources: PTX ISA 9.0, "wgmma.mma_async".
+#pragma once
+#include "common/grid.cuh"
+#include "common/mbarrier.cuh"
+#include "common/memory.cuh"
+#include "common/mma.cuh"
+#include "common/quad.cuh"
+#include "common/tma.cuh"
+#include "common/types.cuh"
+#include "common/wgmma.cuh"
+#include "common/workspace_args.h"
+#include "gemm_wna16/chunk.cuh"
+#include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/gemm_wna16_args.h"
+
+namespace quern {
+
+/// Product: Product::run(d, a, b) adds the product of 64 x 16 in registers and tile_m x 16 by
+/// descriptor (gemm_wna16_wgmma.cpp writes it).
+template <class Problem, class Config, class Product>
+struct WgmmaWna16 {
+  using T = typename Problem::Input;
+  using Out = typename Problem::Output;
+  static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
+  static constexpr bool kZeros = Problem::zero_points;
+  static constexpr int kTileM = Config::tile_m, kTileN = Config::tile_n;
+  static constexpr int kStages = Config::stages, kSplitK = Config::split_k;
+  static constexpr int kUnits = Config::units;
+  using Chunk = Wna16Chunk<Problem, kUnits>;
+  static constexpr int kColumns = Chunk::kColumns, kChunks = Chunk::kChunks;
+  static constexpr int kGroup = 128;  // threads of a warpgroup
+  static constexpr int kMathGroups = Config::warps_n / 4, kMathThreads = kMathGroups * kGroup;
+  static constexpr int kBlocksN = kTileN / (64 * kMathGroups);  // of 64 rows, of a warpgroup
+  static constexpr int kSums = kTileM / 2, kTiles = kTileN / 16;
+  static constexpr int kTilesN = ceil_div(kN, kTileN);
+  static constexpr int kBytesX = kTileM * kColumns * 2, kBytesW = kTiles * Chunk::kBytes;
+  static constexpr int kStageBytes =
+      wna16_wgmma_stage_bytes(kBits, Problem::group_size, kZeros, kTileM, kTileN, kUnits);
+
+  /// k16 steps whose fragments are made, and then multiplied, together.
+  static constexpr int kBatch =
+      kUnits % 2 == 0 && kBlocksN * kSums <= 64 ? Chunk::kSteps : Chunk::kSteps / 2;
+  static constexpr int kBatches = Chunk::kSteps / kBatch;  // of a unit
+
+  static_assert(kMathGroups == 2 || kMathGroups == 4, "two or four warpgroups multiply");
+  static_assert(kTileN % (64 * kMathGroups) == 0 && kTiles <= kWarp,
+                "warpgroups have whole blocks of 64 rows");
+  static_assert(kTileM % 16 == 0 && kTileM <= 256, "a product has 16 to 256 tokens");
+  static_assert(kColumns % 64 == 0, "x comes in blocks of 64 columns");
+  static_assert(Chunk::kUnitsK % kUnits == 0, "stages are whole: a product may not be skipped");
+  static_assert(kUnits * kBatches % 2 == 0, "two sets of registers take turns");
+
+  struct Tile {
+    int row0, column0, split, index;
+  };
+  struct Schedule {
+    int rows, count;  // rows of tiles; work in all
+    __device__ explicit Schedule(int m)
+        : rows(ceil_div(m, kTileM)), count(rows * kTilesN * kSplitK) {}
+    __device__ Tile at(int work) const {
+      const int tile = work / kSplitK;
+      return {tile % rows * kTileM, tile / rows * kTileN, work % kSplitK, tile};
+    }
+  };
+  static __device__ __forceinline__ int first_chunk(int split) { return split * kChunks / kSplitK; }
+
+  /// Stage and parity of the n-th turn of the ring.
+  struct Ring {
+    int stage = 0;
+    u32 parity = 0;
+    __device__ void advance() {
+      if (++stage == kStages) {
+        stage = 0;
+        parity ^= 1;
+      }
+    }
+  };
+
+  struct Shared {
+    unsigned char* tiles;
+    u32 full, empty;
+    __device__ unsigned char* x(int stage) const { return tiles + stage * kStageBytes; }
+    __device__ unsigned char* w(int stage) const { return x(stage) + kBytesX; }
+    __device__ u32 is_full(int stage) const { return full + static_cast<u32>(stage) * 8; }
+    __device__ u32 is_empty(int stage) const { return empty + static_cast<u32>(stage) * 8; }
+  };
+
+  /// A row tile for each lane.
+  static __device__ __forceinline__ void load_w(const GemmWna16TmaArgs& args, const Shared& at,
+                                                int stage, const Tile& tile, int chunk, int lane) {
+    const u32 barrier = at.is_full(stage);
+    if (lane == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * Chunk::bytes_of(chunk));
+    __syncwarp();
+    if (lane < kTiles)
+      Chunk::load_bulk(args, shared_address(at.w(stage)) + static_cast<u32>(lane * Chunk::kBytes),
+                       min(tile.column0 / 16 + lane, kN / 16 - 1), chunk, barrier);
+  }
+  static __device__ __forceinline__ void load_x(const GemmWna16TmaArgs& args, const Shared& at,
+                                                int stage, const Tile& tile, int chunk, int lane) {
+    if (lane < kColumns / 64)
+      tma_load(shared_address(at.x(stage)) + static_cast<u32>(lane * kTileM * 128), args.x_map,
+               at.is_full(stage), chunk * kColumns + lane * 64, tile.row0);
+  }
+
+  /// One warp.
+  static __device__ __forceinline__ void produce(const GemmWna16TmaArgs& args, const Shared& at,
+                                                 const Schedule& schedule) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    Ring ring;
+    const int block = static_cast<int>(blockIdx.x);
+    const Tile first = schedule.at(block);
+    const int begin = first_chunk(first.split);
+    int ahead = min(kStages, first_chunk(first.split + 1) - begin);
+    for (int s = 0; s < ahead; ++s) load_w(args, at, s, first, begin + s, lane);
+    pdl_wait();
+    for (int work = block; work < schedule.count; work += static_cast<int>(gridDim.x)) {
+      const Tile tile = schedule.at(work);
+      const int end = first_chunk(tile.split + 1);
+      for (int chunk = first_chunk(tile.split); chunk < end; ++chunk) {
+        if (ahead > 0) {
+          --ahead;
+        } else {
+          barrier_wait(at.is_empty(ring.stage), ring.parity ^ 1);
+          load_w(args, at, ring.stage, tile, chunk, lane);
+        }
+        load_x(args, at, ring.stage, tile, chunk, lane);
+        ring.advance();
+      }
+    }
+  }
+
+  using Sums = float[kBlocksN][kSums];
+
+  /// Sums of one tile over its share of k.
+  static __device__ __forceinline__ void multiply(const Shared& at, Ring& ring, int begin, int end,
+                                                  int row_tile, int lane, Sums& sum) {
+#pragma unroll
+    for (int i = 0; i < kBlocksN; ++i)
+#pragma unroll
+      for (int j = 0; j < kSums; ++j) sum[i][j] = 0.0f;
+    ZeroPoints<T, kBits> zeros[kZeros ? kBlocksN : 1];
+    if constexpr (!kZeros) zeros[0].set_symmetric();
+    u32 a[2][kBatch][kBlocksN][4];
+    int last = -1;
+#pragma unroll 1
+    for (int chunk = begin; chunk < end; ++chunk) {
+      barrier_wait(at.is_full(ring.stage), ring.parity);
+      const u64 x = wgmma_operand(shared_address(at.x(ring.stage)));
+      const unsigned char* w = at.w(ring.stage) + row_tile * Chunk::kBytes;
+      Bytes<16> codes[kUnits][kBlocksN];
+      u32 scales[Chunk::kSpans][kBlocksN];
+#pragma unroll
+      for (int i = 0; i < kBlocksN; ++i) {
+#pragma unroll
+        for (int u = 0; u < kUnits; ++u)
+          codes[u][i] = Chunk::codes(w + i * 4 * Chunk::kBytes, u, lane);
+#pragma unroll
+        for (int span = 0; span < Chunk::kSpans; ++span)
+          scales[span][i] = Chunk::scales(w + i * 4 * Chunk::kBytes, span * Chunk::kSpan, lane);
+      }
+#pragma unroll
+      for (int u = 0; u < kUnits; ++u) {
+#pragma unroll
+        for (int batch = 0; batch < kBatches; ++batch) {
+          const int p = (u * kBatches + batch) % 2;
+          const int first = u * Chunk::kUnitColumns + batch * kBatch * 16;
+#pragma unroll
+          for (int s = 0; s < kBatch; ++s)
+#pragma unroll
+            for (int i = 0; i < kBlocksN; ++i) {
+              const int step = batch * kBatch + s, column = first + s * 16;
+              if constexpr (kZeros) {
+                if (step == 0 || column % Chunk::kSpan == 0)
+                  zeros[i].set(Chunk::zeros(w + i * 4 * Chunk::kBytes, column, lane));
+              }
+              const u32 pair = scales[column / Chunk::kSpan][i];
+              const u32 scale[2] = {twice_low(pair), twice_high(pair)};
+              dequantise<T, kBits, !kZeros>(codes[u][i].word, step, zeros[kZeros ? i : 0],
+                                            a[p][s][i]);
+#pragma unroll
+              for (int r = 0; r < 4; ++r) a[p][s][i][r] = mul2<T>(a[p][s][i][r], scale[r % 2]);
+            }
+          wgmma_fence();
+#pragma unroll
+          for (int s = 0; s < kBatch; ++s)
+#pragma unroll
+            for (int i = 0; i < kBlocksN; ++i) {
+              const int column = first + s * 16;
+              Product::run(sum[i], a[p][s][i],
+                           x + static_cast<u64>(column / 64 * (kTileM * 8) + column % 64 / 8));
+            }
+          wgmma_commit();
+          wgmma_wait<1>();  // the other set of registers is free
+          if (u == 0 && batch == 0 && last >= 0 && lane == 0) barrier_arrive(at.is_empty(last));
+        }
+      }
+      last = ring.stage;
+      ring.advance();
+    }
+    wgmma_wait<0>();
+    if (last >= 0 && lane == 0) barrier_arrive(at.is_empty(last));
+  }
+
+  /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
+  /// them by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
+  static __device__ __forceinline__ bool add_splits(const GemmWna16TmaArgs& args, const Tile& tile,
+                                                    u32* flag, Sums& sum) {
+    constexpr i64 kPart = static_cast<i64>(kTileM) * kTileN;
+    float* parts =
+        reinterpret_cast<float*>(static_cast<unsigned char*>(args.workspace) + kCounterBytes) +
+        tile.index * kSplitK * kPart + threadIdx.x * 4;
+#pragma unroll
+    for (int i = 0; i < kBlocksN; ++i)
+#pragma unroll
+      for (int j = 0; j < kSums; j += 4)
+        store_vec<float, 4>(parts + tile.split * kPart + (i * kSums + j) * kMathThreads,
+                            {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]});
+    __threadfence();
+    named_sync(1, kMathThreads);
+    if (threadIdx.x == 0) {
+      u32* counter = static_cast<u32*>(args.workspace) + tile.index;
+      *flag = atomicAdd(counter, 1u) == kSplitK - 1;
+      if (*flag) *counter = 0;
+    }
+    named_sync(1, kMathThreads);
+    const bool last = *flag != 0;
+    named_sync(1, kMathThreads);  // the flag may be set again
+    if (!last) return false;
+    __threadfence();
+#pragma unroll 1
+    for (int other = 0; other < kSplitK; ++other)
+#pragma unroll
+      for (int i = 0; i < kBlocksN; ++i)
+#pragma unroll
+        for (int j = 0; j < kSums; j += 4) {
+          const auto v =
+              load_from_l2<Vec<float, 4>>(parts + other * kPart + (i * kSums + j) * kMathThreads);
+#pragma unroll
+          for (int c = 0; c < 4; ++c)
+            sum[i][j + c] = other == 0 ? v.element[c] : sum[i][j + c] + v.element[c];
+        }
+    return true;
+  }
+
+  /// Stores 16 columns of y, `column0` being the warp's first.
+  static __device__ __forceinline__ void store(const GemmWna16TmaArgs& args, i64 row0, int column0,
+                                               int lane, const float (&sum)[kSums]) {
+    if (kN % kTileN != 0 && column0 >= kN) return;
+    Out* y = static_cast<Out*>(args.y) + column0;
+    const int t = lane % 4;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      if constexpr (sizeof(Out) == 2) {
+        // Turned about, a lane has two columns of one token of each of four groups of 8; after the
+        // exchange, eight columns of one token of one group.
+#pragma unroll
+        for (int j = 0; j < kTileM / 8; j += 4) {
+          u32 v[4];
+#pragma unroll
+          for (int q = 0; q < 4; ++q)
+            v[q] =
+                transpose_8x8(pack2<Out>(sum[(j + q) * 4 + 2 * r], sum[(j + q) * 4 + 2 * r + 1]));
+          quad_transpose(v, t);
+          const i64 row = row0 + (j + t) * 8 + lane / 4;
+          if (row < args.m && (kTileM % 32 == 0 || j + t < kTileM / 8))
+            *reinterpret_cast<Bytes<16>*>(y + row * kN + 8 * r) = {{v[0], v[1], v[2], v[3]}};
+        }
+      } else {
+#pragma unroll
+        for (int j = 0; j < kTileM / 8; ++j)
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const i64 row = row0 + j * 8 + 2 * t + c;
+            if (row < args.m) y[row * kN + 8 * r + lane / 4] = sum[j * 4 + 2 * r + c];
+          }
+      }
+    }
+  }
+
+  static __device__ __forceinline__ void consume(const GemmWna16TmaArgs& args, const Shared& at,
+                                                 const Schedule& schedule, u32* flag) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const int group = static_cast<int>(threadIdx.x / kGroup);
+    const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
+    const int row_tile = group * kBlocksN * 4 + warp;  // the warp's first; the others 4 apart
+    Ring ring;
+    Sums sum;
+    for (int work = static_cast<int>(blockIdx.x); work < schedule.count;
+         work += static_cast<int>(gridDim.x)) {
+      const Tile tile = schedule.at(work);
+      multiply(at, ring, first_chunk(tile.split), first_chunk(tile.split + 1), row_tile, lane, sum);
+      if constexpr (kSplitK > 1) {
+        if (!add_splits(args, tile, flag, sum)) continue;
+      }
+#pragma unroll
+      for (int i = 0; i < kBlocksN; ++i)
+        store(args, tile.row0, tile.column0 + (row_tile + i * 4) * 16, lane, sum[i]);
+    }
+  }
+
+  static __device__ __forceinline__ void run(const GemmWna16TmaArgs& args, unsigned char* smem) {
+    Shared at;
+    at.tiles = smem + (1024 - shared_address(smem) % 1024) % 1024;
+    at.full = shared_address(at.tiles) + kStages * kStageBytes;
+    at.empty = at.full + kStages * 8;
+    u32* flag = reinterpret_cast<u32*>(at.tiles + kStages * (kStageBytes + 16));
+
+    pdl_launch_dependents();
+    if (threadIdx.x == 0) {
+      prefetch_map(args.x_map);
+      for (int s = 0; s < kStages; ++s) {
+        barrier_init(at.is_full(s), 1);
+        barrier_init(at.is_empty(s), kMathThreads / kWarp);
+      }
+      barrier_init_fence();
+    }
+    __syncthreads();
+    const Schedule schedule(static_cast<int>(args.m));
+    if (threadIdx.x >= kMathThreads) {
+      if constexpr (kMathGroups == 2) give_registers<40>();
+      if (threadIdx.x < kMathThreads + kWarp) produce(args, at, schedule);
+    } else {
+      if constexpr (kMathGroups == 2) take_registers<232>();
+      consume(args, at, schedule, flag);
+    }
+  }
+};
+
+}  // namespace quern

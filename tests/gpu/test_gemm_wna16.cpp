@@ -1,0 +1,108 @@
+#include "runtime/driver.h"
+#include "templates/gemm_wna16/gemm_wna16.h"
+#include "tests/reference/gemm_wna16.h"
+#include "tests/support/family_check.h"
+
+using namespace quern;
+using namespace quern::test;
+
+namespace {
+
+const GemmWna16Family family;
+
+GemmWna16Problem problem(int m, int n, int k, int bits, int group_size, bool zero_points,
+                         DType dtype = DType::bf16, DType out = DType::bf16) {
+  GemmWna16Problem p;
+  p.m = m, p.n = n, p.k = k, p.bits = bits, p.group_size = group_size;
+  p.zero_points = zero_points, p.dtype = dtype, p.out_dtype = out;
+  return p;
+}
+
+GemmWna16Config stream(int tile_m, int warps_n, int warps_k, int units, int stages, int split_k) {
+  GemmWna16Config c;
+  c.kernel = "stream";
+  c.tile_m = tile_m, c.warps_n = warps_n, c.warps_k = warps_k, c.units = units;
+  c.stages = stages, c.split_k = split_k, c.blocks_per_sm = 1;
+  return c;
+}
+
+GemmWna16Config mma(int tile_m, int tile_n, int warps_n, int units, int stages, int split_k) {
+  GemmWna16Config c;
+  c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.units = units, c.stages = stages;
+  c.split_k = split_k;
+  return c;
+}
+
+GemmWna16Config wgmma(int tile_m, int tile_n, int warps_n, int units, int stages, int split_k) {
+  GemmWna16Config c;
+  c.kernel = "wgmma";
+  c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.units = units, c.stages = stages;
+  c.split_k = split_k;
+  return c;
+}
+
+/// One of each kind, so that each kernel meets every tail: of rows, chunks, groups and splits.
+std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
+  std::vector<GemmWna16Config> all;
+  for (const int tile_m : {1, 2, 4, 8, 16}) {
+    all.push_back(stream(tile_m, 1, 4, 4, 3, 1));
+    all.push_back(stream(tile_m, 4, 2, 2, 4, 2));
+    all.push_back(stream(tile_m, 2, 1, 1, 2, 1));
+    all.push_back(stream(tile_m, 3, 2, 4, 2, 3));
+  }
+  all.push_back(mma(16, 32, 2, 2, 2, 1));
+  all.push_back(mma(32, 64, 2, 4, 3, 2));
+  all.push_back(mma(64, 96, 3, 2, 2, 3));
+  all.push_back(mma(64, 128, 2, 4, 2, 1));
+  all.push_back(mma(128, 128, 4, 2, 2, 1));
+  all.push_back(wgmma(32, 128, 8, 2, 2, 1));
+  all.push_back(wgmma(64, 256, 16, 2, 3, 3));
+  all.push_back(wgmma(128, 256, 8, 2, 3, 1));
+  all.push_back(wgmma(256, 128, 8, 4, 2, 2));
+  std::vector<Params> out;
+  for (const GemmWna16Config& config : all)
+    if (!reject_reason(p, config, arch)) out.push_back(to_params(config));
+  return out;
+}
+
+void check(GpuFixture& gpu, const GemmWna16Problem& p) {
+  FamilyCheck options;
+  options.max_candidates = 1;
+  options.configs = kinds(p, gpu.arch());
+  check_family(gpu, family, to_params(p), reference_gemm_wna16, options);
+}
+
+constexpr int kRows[] = {1, 2, 3, 7, 8, 15, 16, 17, 33, 64, 65, 129};
+
+}  // namespace
+
+TEST_CASE("every kernel of gemm_wna16 agrees with loops on the CPU at odd shapes") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  for (const int m : kRows) {
+    check(gpu, problem(m, 208, 1088, 4, 64, false));
+    check(gpu, problem(m, 336, 704, 8, 64, true));
+  }
+}
+
+TEST_CASE("every group size, with and without zero points, of both widths and dtypes") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  for (const int bits : {4, 8})
+    for (const int group_size : {32, 64, 128, 640})
+      for (const bool zero_points : {false, true})
+        for (const auto& [dtype, out] :
+             {std::pair{DType::bf16, DType::bf16}, {DType::f16, DType::f32}})
+          for (const int m : {3, 16, 40})
+            check(gpu, problem(m, 80, 640, bits, group_size, zero_points, dtype, out));
+}
+
+TEST_CASE("candidates of a layer of Llama-3-8B") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  FamilyCheck options;
+  options.max_candidates = 20;
+  for (const int m : {1, 16, 64, 255})
+    check_family(gpu, family, to_params(problem(m, 1024, 4096, 4, 128, false)),
+                 reference_gemm_wna16, options);
+}

@@ -1,0 +1,81 @@
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "runtime/base/error.h"
+#include "templates/gemm_wna16/gemm_wna16.h"
+#include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "tests/support/family_rules.h"
+#include "tests/support/spread.h"
+#include "tests/support/support.h"
+
+using namespace quern;
+
+namespace {
+
+const GemmWna16Family family;
+
+GemmWna16Problem problem(int m, int n, int k, int bits = 4, int group_size = 128,
+                         bool zero_points = false) {
+  GemmWna16Problem p;
+  p.m = m, p.n = n, p.k = k, p.bits = bits, p.group_size = group_size, p.zero_points = zero_points;
+  return p;
+}
+
+bool mentions(const std::optional<std::string>& reason, const std::string& words) {
+  return reason && reason->find(words) != std::string::npos;
+}
+
+}  // namespace
+
+TEST_CASE("gemm_wna16 keeps the rules of a family") {
+  for (const int m : {3, 7, 15, 17, 64, 256, 8191})
+    test::check_family_rules(family, to_params(problem(m, 4096, 4096)));
+  test::check_family_rules(family, to_params(problem(5, 1280, 8192, 4, 32, true)));
+  test::check_family_rules(family, to_params(problem(7, 4096, 11008, 8, 11008)));
+  test::check_family_rules(family, to_params(problem(33, 16, 64, 8, 64, true)));
+  test::check_family_refuses_nonsense(family, to_params(problem(16, 4096, 4096)));
+}
+
+TEST_CASE("gemm_wna16 has a legal space at every number of rows") {
+  for (const Arch& arch : known_archs())
+    for (const int m : {1, 2, 4, 8, 16, 32}) {
+      const Params p = to_params(problem(m, 4096, 4096));
+      const RankedSpace ranked = family.ranked_space(p, arch);
+      REQUIRE_FALSE(ranked.configs.empty());
+      CHECK_LE(ranked.configs.size(), 1100);
+      for (const Params& config : test::spread(ranked.configs, 20)) {
+        INFO(arch.name(), " ", to_text(p), " ", to_text(config));
+        CHECK_FALSE(family.reject_reason(p, config, arch));
+        CHECK_GE(family.plan(p, config, arch).grid[0], 1);
+      }
+    }
+}
+
+TEST_CASE("gemm_wna16 compiles for every architecture without spilling") {
+  for (const int m : {1, 16, 64, 256})
+    test::check_family_compiles(family, to_params(problem(m, 4096, 4096)), 2);
+  test::check_family_compiles(family, to_params(problem(8, 208, 1088, 8, 64, true)), 1);
+}
+
+TEST_CASE("shapes that kernel order cannot hold are refused with a sentence") {
+  const Arch arch = parse_arch("sm_90a");
+  CHECK(mentions(unsupported(problem(1, 100, 4096), arch), "n = 100 is not a multiple of 16"));
+  CHECK(mentions(unsupported(problem(1, 64, 4128), arch), "k = 4128 is not a multiple of 64"));
+  CHECK(mentions(unsupported(problem(1, 64, 4096, 3), arch), "4 or 8 bits, not 3"));
+  CHECK(mentions(unsupported(problem(1, 64, 4096, 4, 256), arch), "not 256"));
+  CHECK(mentions(unsupported(problem(1, 64, 4160, 4, 128), arch),
+                 "not a multiple of the group size 128"));
+  CHECK_FALSE(unsupported(problem(1, 64, 4160, 4, 4160), arch));
+}
+
+TEST_CASE("operands say where zero points are") {
+  const auto symmetric = family.operands(to_params(problem(3, 64, 256)));
+  REQUIRE_EQ(symmetric.size(), 4);
+  CHECK_EQ(symmetric[1].size_bytes(), 64 * 256 / 2);
+  CHECK_EQ(symmetric[2].num_elements(), 64 * 2);
+  const auto asymmetric = family.operands(to_params(problem(3, 64, 256, 8, 32, true)));
+  REQUIRE_EQ(asymmetric.size(), 5);
+  CHECK_EQ(asymmetric[1].size_bytes(), 64 * 256);
+  CHECK_EQ(asymmetric[3].size_bytes(), 64 * 8);
+}
