@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "autotune/problem.h"
 #include "autotune/product_bench.h"
@@ -26,7 +27,15 @@ std::vector<Variant> variants() {
                        const char* w_scale) {
     return Variant{"gemm_w8a8", name, {{"dtype", dtype}, {"x_scale", x_scale}, {"w_scale", w_scale}}};
   };
+  const auto wna16 = [](const char* name, int bits, bool zero_points) {
+    return Variant{"gemm_wna16",
+                   name,
+                   {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
+  };
   return {{"gemm", "bf16", {{"dtype", "bf16"}}},
+          wna16("w4a16", 4, false),
+          wna16("w4a16-zero-points", 4, true),
+          wna16("w8a16", 8, false),
           w8a8("int8", "i8", "token", "channel"),
           w8a8("fp8", "e4m3", "tensor", "tensor"),
           w8a8("fp8-token", "e4m3", "token", "channel"),
@@ -40,9 +49,12 @@ Variant variant_of(const ProductOptions& options) {
       if (options.variant.empty() || variant.name == options.variant) return std::move(variant);
       names.push_back(variant.name);
     }
-  if (names.empty())
-    throw InputError(fmt::format("'{}' is not a family whose kernels are measured: row, gemm, gemm_w8a8",
-                                 options.family));
+  if (names.empty()) {
+    std::set<std::string> families{"row"};
+    for (const Variant& variant : variants()) families.insert(variant.family);
+    throw InputError(fmt::format("'{}' is not a family whose kernels are measured: {}",
+                                 options.family, fmt::join(families, ", ")));
+  }
   throw InputError(fmt::format("'{}' is not one of {}'s: {}", options.variant, options.family,
                                fmt::join(names, ", ")));
 }

@@ -199,7 +199,10 @@ TEST_CASE("bench-kernels refuses what it cannot measure") {
   const Quern quern;
   quern.refuses({"bench-kernels"}, 3, "driver");
   quern.refuses({"bench-kernels", "--device", "cpu"}, 2, "GPU");
-  quern.refuses({"bench-kernels", "--family", "gemm"}, 2, "gemm");
+  quern.refuses({"bench-kernels", "--family", "gemm"}, 3, "driver");
+  quern.refuses({"bench-kernels", "--family", "sorting"}, 2, "'sorting' is not a family");
+  quern.refuses({"bench-kernels", "--family", "gemm", "--variant", "ternary"}, 2, "bf16");
+  quern.refuses({"bench-kernels", "--family", "gemm", "--rows", "0"}, 2, "--rows");
   quern.refuses({"bench-kernels", "--kernels", "nothing"}, 2, "nothing");
   quern.refuses({"bench-kernels", "--shapes", "3"}, 2, "32x4096");
   quern.refuses({"bench-kernels", "--shapes", "0x4"}, 2, "0x4");
