@@ -19,9 +19,8 @@
 // Tunables (Config)
 //   tile_m         rows of x that are computed, 8 or 16; those from m on are not stored
 //   warps_n        row groups of a block
-//   warps_k        warps that share a row group, each taking every warps_k-th piece of k; their
-//   sums
-//                  are added in order of warp, so results do not depend on timing
+//   warps_k        warps that share a row group, each taking every warps_k-th piece of k; sums are
+//                  added in order of warp, so results do not depend on timing
 //   unroll         chunks of 64 of k at once in a warp
 //   stages         depth of the ring, in steps of 2 * unroll accesses
 //   blocks_per_sm  resident blocks; also bounds the registers
