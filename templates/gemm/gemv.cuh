@@ -311,6 +311,11 @@ struct Gemv {
     float* squares = partial + (kWarpsK > 1 ? 2 * kWarps * kSums : 0);
 
     pdl_launch_dependents();
+    if constexpr (Fusion::kFused)
+      for (int group = static_cast<int>(threadIdx.x); group < num_groups; group += kThreads) {
+        const int row = (block + group * blocks) * kGroupRows;
+        Fusion::prefetch(args, row / kParts, min(kGroupRows, kN - row) / kParts, 0);
+      }
     Cursor read{block * kGroupRows + warp_n * kRows, 0};
     Cursor load = read;
     float sum[kSums] = {};
