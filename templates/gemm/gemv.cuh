@@ -145,8 +145,7 @@ struct Gemv {
     }
   }
 
-  static __device__ __forceinline__ void store(const Args& args, int row0, int index,
-                                               float value) {
+  static __device__ __forceinline__ void store(const Args& args, int row0, int index, float value) {
     const int m = index / kRows, row = row0 + index % kRows;
     if (m < args.m && row < kN)
       static_cast<Out*>(args.y)[static_cast<i64>(m) * kN + row] = from_f32<Out>(value);
