@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "compiler/dsl_cuda_text.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -72,7 +73,28 @@ std::string GemmEpilogue::source(const dsl::Binding& binding, std::optional<int>
     const dsl::OperandInfo& y = kernel_.operands()[static_cast<std::size_t>(*output)];
     if (!y.dtype) bound.dtypes[y.dtype_param] = DType::f32;
   }
-  return dsl::emit_fragment(kernel_, bound, fragment(output));
+  return dsl::emit_fragment(kernel_, bound, fragment(output)) + prefetch(bound);
+}
+
+std::string GemmEpilogue::prefetch(const dsl::Binding& binding) const {
+  std::string body;
+  for (const int i : operands_) {
+    const dsl::OperandInfo& info = kernel_.operands()[static_cast<std::size_t>(i)];
+    if (info.role != dsl::OperandInfo::Role::in || info.axes != std::vector<std::string>{cols()})
+      continue;
+    // One line of L2 for each thread.
+    body += fmt::format(
+        "  if (thread * {0} < columns)\n"
+        "    asm volatile(\"prefetch.global.L2 [%0];\" ::\"l\"(args.{1} + column + thread * "
+        "{0}));\n",
+        128 * 8 / size_bits(dtype(i, binding)), dsl::member_name(info.name));
+  }
+  return fmt::format(
+      "\n// Begins to fetch what these columns of the result have to themselves.\n"
+      "__device__ inline void epilogue_prefetch(const EpilogueArgs& args, int column, int "
+      "columns,\n"
+      "                                         int thread) {{\n{}}}\n",
+      body);
 }
 
 std::vector<std::byte> GemmEpilogue::args(std::optional<int> output,

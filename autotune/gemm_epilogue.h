@@ -34,8 +34,8 @@ class GemmEpilogue {
   /// is neither bf16, f16 nor f32.
   std::optional<int> output_for_kernel(const dsl::Binding& binding) const;
 
-  /// The fragment, with a given output left in registers as f32, or none. `cols` are those of the
-  /// result.
+  /// The fragment, with a given output left in registers as f32, or none; and a function that
+  /// fetches what columns have to themselves (biases), as GemmFusion::text has it.
   std::string source(const dsl::Binding& binding, std::optional<int> output) const;
   /// Its arguments. `addresses` are those of operands().
   std::vector<std::byte> args(std::optional<int> output,
@@ -47,6 +47,7 @@ class GemmEpilogue {
   const std::string& cols() const { return kernel_.axes()[1]; }
 
  private:
+  std::string prefetch(const dsl::Binding& binding) const;
   dsl::Fragment fragment(std::optional<int> output) const;
 
   dsl::Kernel kernel_;

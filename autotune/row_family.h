@@ -37,10 +37,10 @@ class RowFamily final : public Family {
  public:
   /// No kernels yet.
   RowFamily() = default;
-  /// Takes every .qk file among `files` (templates/embedded.h) but for those in epilogue/, which are
-  /// parts of products; `use "x.qk"` means row/x.qk among them. Files of functions alone are passed
-  /// over. Throws CompileError for a file that does not
-  /// compile, InputError if two kernels share a name.
+  /// Takes every .qk file among `files` (templates/embedded.h) but for those in epilogue/, which
+  /// are parts of products; `use "x.qk"` means row/x.qk among them. Files of functions alone are
+  /// passed over. Throws CompileError for a file that does not compile, InputError if two kernels
+  /// share a name.
   explicit RowFamily(const std::map<std::string, std::string, std::less<>>& files);
 
   /// Adds the kernels of one more file and returns their names. One that has the name of a kernel

@@ -33,8 +33,8 @@ std::optional<std::string> fragment_reason(const Kernel& kernel, const Binding& 
 ///                                             const float (&acc)[N] [, float (&y)[N]]);
 /// for the N elements from `col` on along the last axis of one row; rows count along all the other
 /// axes. Registers hold N * F values where fixed axes of F places follow the last one. Elements
-/// past the end of the axis are neither read nor written (`whole`: there are none). Everything else that the source declares
-/// is in a namespace of its own. Throws InputError with fragment_reason.
+/// past the end of the axis are neither read nor written (`whole`: there are none). Everything else
+/// that the source declares is in a namespace of its own. Throws InputError with fragment_reason.
 std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fragment& fragment);
 
 /// Numbers of the operands that are passed as pointers, in order.

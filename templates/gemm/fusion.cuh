@@ -10,6 +10,9 @@
 //   Fusion::kLeavesY     true: the result is left in registers, for the kernel to round and store
 //   Fusion::apply<N>(args, row, column, sum [, y])   N elements of the result from `column` on,
 //                        which is a multiple of N; sum[i * kParts + part]. All of them exist.
+//   Fusion::prefetch(args, column, columns, thread)   begins to fetch what `columns` columns of the
+//                        result have to themselves (biases, which no kernel before writes), the
+//                        share of one of many threads; otherwise it would be waited for at the end
 //   Fusion::kNormalises  x is normalised (RMSNorm) with the weights args.gamma[k] and kEps: what is
 //                        multiplied is x * gamma, rounded to the type of x, and each row's sums are
 //                        scaled by rsqrt(mean(x^2) + eps)

@@ -60,7 +60,11 @@ std::string fusion_struct(const GemmFusion& fusion, const GemmConfig& c) {
       "  static __device__ __forceinline__ void apply(const Args& args, quern::i64 row, int "
       "column,\n"
       "                                               const float (&sum)[N * kParts]{}) {{\n"
-      "    epilogue<N>(args.expression, row, column, sum{});\n  }}\n}};\n",
+      "    epilogue<N>(args.expression, row, column, sum{});\n  }}\n"
+      "  static __device__ __forceinline__ void prefetch(const Args& args, int column, int "
+      "columns,\n"
+      "                                                  int thread) {{\n"
+      "    epilogue_prefetch(args.expression, column, columns, thread);\n  }}\n}};\n",
       fusion.leaves_y ? ", float (&y)[N]" : "", fusion.leaves_y ? ", y" : "");
   return out;
 }

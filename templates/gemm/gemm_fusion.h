@@ -18,6 +18,7 @@ struct GemmFusion {
   ///   struct EpilogueArgs {...};
   ///   template <int N> void epilogue(const EpilogueArgs&, long long row, long long column,
   ///                                  const float (&sum)[N * parts] [, float (&y)[N]]);
+  ///   void epilogue_prefetch(const EpilogueArgs&, int column, int columns, int thread);
   /// y where `leaves_y`: the result in fp32, which the kernel rounds to problem.out_dtype and
   /// stores at GemmAddresses::y, [m, n / parts].
   std::string text;

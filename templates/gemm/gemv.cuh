@@ -145,8 +145,7 @@ struct Gemv {
     }
   }
 
-  static __device__ __forceinline__ void store(const Args& args, int row0, int index,
-                                               float value) {
+  static __device__ __forceinline__ void store(const Args& args, int row0, int index, float value) {
     const int m = index / kRows, row = row0 + index % kRows;
     if (m < args.m && row < kN)
       static_cast<Out*>(args.y)[static_cast<i64>(m) * kN + row] = from_f32<Out>(value);
@@ -311,6 +310,11 @@ struct Gemv {
     float* squares = partial + (kWarpsK > 1 ? 2 * kWarps * kSums : 0);
 
     pdl_launch_dependents();
+    if constexpr (Fusion::kFused)
+      for (int group = static_cast<int>(threadIdx.x); group < num_groups; group += kThreads) {
+        const int row = (block + group * blocks) * kGroupRows;
+        Fusion::prefetch(args, row / kParts, min(kGroupRows, kN - row) / kParts, 0);
+      }
     Cursor read{block * kGroupRows + warp_n * kRows, 0};
     Cursor load = read;
     float sum[kSums] = {};

@@ -335,6 +335,9 @@ struct MmaGemm {
     };
 
     pdl_launch_dependents();
+    if constexpr (Fusion::kFused)
+      Fusion::prefetch(args, column0 / kParts, min(kTileN, kN - column0) / kParts,
+                       static_cast<int>(threadIdx.x));
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) load_w(begin + s, s);
     pdl_wait();

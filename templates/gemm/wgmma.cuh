@@ -384,6 +384,9 @@ struct WgmmaGemm {
         ring.advance(turns);
         continue;
       }
+      if constexpr (Fusion::kFused)
+        Fusion::prefetch(args, tile.column0 / kParts, min(kTileN, kN - tile.column0) / kParts,
+                         static_cast<int>(threadIdx.x) % kGroup);
       if constexpr (kPingpong) named_sync(2 + static_cast<u32>(group), kMathGroups * kGroup);
       multiply(at, ring, turns, row, sum);
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);

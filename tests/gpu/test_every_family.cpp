@@ -9,6 +9,7 @@
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/rope/rope_append.h"
 #include "tests/reference/attention.h"
+#include "tests/reference/fused_gemm.h"
 #include "tests/reference/gemm.h"
 #include "tests/reference/gemm_w8a8.h"
 #include "tests/reference/gemm_wna16.h"
@@ -65,6 +66,35 @@ TEST_CASE("small: products of 8 bits") {
       if (unsupported(p, gpu.arch())) continue;
       check_family(gpu, family, to_params(p), reference_gemm_w8a8, few());
     }
+}
+
+TEST_CASE("small: fused gemm") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const FusedGemmFamily family(embedded_templates());
+  const auto oracle = [&](const Params& p, std::span<HostTensor> operands) {
+    reference_fused_gemm(family, p, operands);
+  };
+  for (const int m : {1, 16, 65}) {
+    const Params gate_up = {{"m", m},          {"n", 96},        {"k", 72},
+                            {"dtype", "bf16"}, {"prologue", ""}, {"epilogue", "swiglu"},
+                            {"Y", "bf16"}};
+    check_family(gpu, family, gate_up, oracle, few());
+    const Params residual = {{"m", m},         {"n", 70},           {"k", 172},  {"dtype", "bf16"},
+                             {"prologue", ""}, {"epilogue", "add"}, {"R", "f32"}};
+    check_family(gpu, family, residual, oracle, few());
+    if (m > 16) continue;
+    const Params normalised = {{"m", m},
+                               {"n", 70},
+                               {"k", 64},
+                               {"dtype", "bf16"},
+                               {"prologue", "rmsnorm"},
+                               {"epilogue", "bias"},
+                               {"eps", 1e-5},
+                               {"B", "bf16"},
+                               {"Y", "bf16"}};
+    check_family(gpu, family, normalised, oracle, few());
+  }
 }
 
 TEST_CASE("small: row kernels") {

@@ -140,6 +140,13 @@ TEST_CASE("a kernel stores what an expression leaves to it, and the expression e
   CHECK_FALSE(leaves(problem("add", 64, 4096, 512), wgmma()));  // in place, [rows, cols]
   CHECK_FALSE(leaves(problem("swiglu_quantise", 64, 4096, 512), wgmma()));
   CHECK_FALSE(leaves(problem("swiglu", 16, 4096, 512), mma()));
+  // Biases are fetched early, residuals that the kernel before may still write are not.
+  const auto fetches = [&](const char* epilogue) {
+    return source(problem(epilogue, 64, 4096, 512), wgmma()).find("prefetch.global") !=
+           std::string::npos;
+  };
+  CHECK(fetches("bias_gelu"));
+  CHECK_FALSE(fetches("add"));
   CHECK_EQ(source(problem("add", 64, 4096, 512), wgmma()),
            source(problem("add", 77, 4096, 512), wgmma()));
 
