@@ -8,8 +8,9 @@
 #include "templates/attention/prefill_attention.h"
 #include "templates/embedding/embedding.h"
 #include "templates/gemm/gemm.h"
-#include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
+#include "templates/gemm_wna16/gemm_wna16.h"
+#include "templates/gemm_wna16/repack.h"
 #include "templates/rope/rope_append.h"
 #include "templates/sampling/sampling.h"
 #include "templates/utility/utility.h"
@@ -22,6 +23,7 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   families.push_back(std::make_unique<GemmWna16Family>());
   families.push_back(std::make_unique<GemmW8A8Family>());
   families.push_back(std::make_unique<FusedGemmFamily>(templates));
+  families.push_back(make_wna16_repack_family());
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());
   families.push_back(std::make_unique<RopeAppendFamily>());

@@ -124,4 +124,25 @@ __device__ __forceinline__ void dequantise(const u32 (&codes)[4], int step,
   }
 }
 
+/// The same for codes of 4 bits with what was added to them left in, to be taken off the sums:
+/// factor(r) * a = offset(r) + code for the row g + 8 r.
+template <class T>
+struct RaisedCodes {
+  static constexpr bool is_f16 = kOnes<T> == kOnes<f16>;
+  static constexpr float factor(int r) { return is_f16 && r == 1 ? 0.0625f : 1.0f; }
+  static constexpr float offset(int r) { return !is_f16 ? 128.0f : r == 1 ? 64.0f : 1024.0f; }
+
+  static __device__ __forceinline__ void make(const u32 (&codes)[4], int step, u32 (&a)[4]) {
+    const u32 word = codes[step];
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      if constexpr (is_f16)
+        a[j] =
+            and_or(j < 2 ? word : word >> 8, j % 2 == 0 ? 0x000f000fu : 0x00f000f0u, 0x64006400u);
+      else
+        a[j] = and_or(word >> (4 * j), 0x000f000fu, 0x43004300u);
+    }
+  }
+};
+
 }  // namespace quern

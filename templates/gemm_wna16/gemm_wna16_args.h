@@ -67,14 +67,26 @@ constexpr int wna16_share_chunks(int k, int bits, int units, int split_k) {
 constexpr int wna16_x_stride(int k, int bits, int units, int split_k) {
   return wna16_share_chunks(k, bits, units, split_k) * units * wna16_unit_columns(bits) * 2 + 16;
 }
+/// stream: columns whose sums are scaled together, at most 256.
+constexpr int wna16_stream_span(int bits, int group_size, int units) {
+  const int span = wna16_span(bits, group_size, units);
+  return span < 256 ? span : 256;
+}
+/// stream: such spans in a block's share of k.
+constexpr int wna16_share_spans(int k, int bits, int group_size, int units, int split_k) {
+  return wna16_share_chunks(k, bits, units, split_k) * units * wna16_unit_columns(bits) /
+         wna16_stream_span(bits, group_size, units);
+}
 /// stream: x, the ring of weights, two buffers of the warps' sums, a flag, two barriers for each
-/// slot of the ring.
+/// slot of the ring, the sums of x over each span.
 constexpr int wna16_stream_smem_bytes(int k, int bits, int group_size, bool zero_points, int tile_m,
                                       int warps_n, int warps_k, int units, int stages,
                                       int split_k) {
   return tile_m * wna16_x_stride(k, bits, units, split_k) +
          warps_n * warps_k * stages * wna16_chunk_bytes(bits, group_size, zero_points, units) +
-         2 * warps_n * warps_k * tile_m * kWna16UnitRows * 4 + 16 + warps_n * warps_k * stages * 16;
+         2 * warps_n * warps_k * tile_m * kWna16UnitRows * 4 + 16 +
+         warps_n * warps_k * stages * 16 +
+         tile_m * wna16_share_spans(k, bits, group_size, units, split_k) * 4;
 }
 
 /// mma: bytes of one stage: x, then the chunks of all 16-row tiles.

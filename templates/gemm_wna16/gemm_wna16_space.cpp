@@ -44,15 +44,15 @@ void add_mma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& out) {
   for (c.tile_m = 16; c.tile_m <= 128; c.tile_m *= 2) {
     if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;                      // mostly padding
     if ((p.m + c.tile_m - 1) / c.tile_m > 4 && c.tile_m < 128) continue;  // dequantise too often
-    for (const int tile_n : {32, 48, 64, 96, 128, 160, 192, 224, 256})
+    for (const int tile_n : {32, 64, 96, 128, 192, 224, 256})
       for (const int row_tiles : {1, 2, 4}) {  // of a warp
         c.tile_n = tile_n;
         if (tile_n % (16 * row_tiles) != 0) continue;
         c.warps_n = tile_n / 16 / row_tiles;
         if (c.warps_n < 2 || c.warps_n > 8) continue;
-        for (const int units : {1, 2, 4, 8})
-          for (const int stages : {2, 3, 4, 6})
-            for (const int split : {1, 2, 3, 4, 6, 8}) {
+        for (const int units : {1, 2, 4})
+          for (const int stages : {2, 3, 4})
+            for (const int split : {1, 2, 4, 8}) {
               c.units = units, c.stages = stages, c.split_k = split;
               out.push_back(c);
             }

@@ -129,9 +129,9 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
   for (c.tile_m = 16; c.tile_m <= 256; c.tile_m *= 2) {
     if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;
     for (const auto& [tile_n, warps_n] : {std::pair{128, 8}, {256, 8}, {256, 16}})
-      for (const int units : {1, 2, 4})
-        for (const int stages : {2, 3, 4, 6, 8})
-          for (const int split : {1, 2, 3, 4, 6, 8}) {
+      for (const int units : {1, 2, 4, 8})
+        for (const int stages : {2, 3, 4, 6})
+          for (const int split : {1, 2, 3, 4, 8}) {
             c.tile_n = tile_n, c.warps_n = warps_n;
             c.units = units, c.stages = stages, c.split_k = split;
             points.push_back(c);

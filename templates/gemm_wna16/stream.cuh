@@ -27,6 +27,7 @@
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
 #include "common/mma.cuh"
+#include "common/reduce.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/workspace_args.h"
@@ -54,6 +55,11 @@ struct StreamWna16 {
   static constexpr int kRowTiles = kN / 16, kRowGroups = ceil_div(kRowTiles, kWarpsN);
   static constexpr int kStrideX = wna16_x_stride(kK, kBits, kUnits, kSplitK);
   static constexpr int kSums = kWarpsN * kM * 16;  // of a row group
+  static constexpr int kSpan = wna16_stream_span(kBits, Problem::group_size, kUnits);
+  static constexpr int kSpans = Chunk::kColumns / kSpan;  // of a chunk
+  /// Codes of 4 bits are multiplied with the offset that makes them floating-point numbers, which
+  /// the sum of x over the span takes off afterwards: a third fewer instructions.
+  static constexpr bool kRaised = kBits == 4;
 #if __CUDA_ARCH__ >= 900
   static constexpr bool kBulk = true;
 #else
@@ -74,9 +80,9 @@ struct StreamWna16 {
   using Sums = float[kTokenTiles][4];
 
   /// Adds the products of one chunk. `x` is the shared address of the lane's row for ldmatrix at
-  /// the chunk's first column.
-  static __device__ __forceinline__ void multiply(const unsigned char* chunk, u32 x, int lane,
-                                                  Sums& sum) {
+  /// the chunk's first column, `x_sums` the chunk's first of [span][tile_m].
+  static __device__ __forceinline__ void multiply(const unsigned char* chunk, u32 x,
+                                                  const float* x_sums, int lane, Sums& sum) {
     // Two sums take turns, because products that add to the same one wait for each other.
     float part[2][kTokenTiles][4] = {};
     ZeroPoints<T, kBits> zeros;
@@ -87,7 +93,7 @@ struct StreamWna16 {
 #pragma unroll
       for (int step = 0; step < Chunk::kSteps; step += 2) {
         const int column = u * Chunk::kUnitColumns + step * 16;
-        if (kZeros && column % Chunk::kSpan == 0) zeros.set(Chunk::zeros(chunk, column, lane));
+        if (kZeros && !kRaised && column % kSpan == 0) zeros.set(Chunk::zeros(chunk, column, lane));
         u32 b[kTokenTiles][4];
 #pragma unroll
         for (int j = 0; j < kTokenTiles; ++j)
@@ -95,25 +101,48 @@ struct StreamWna16 {
 #pragma unroll
         for (int s = 0; s < 2; ++s) {
           u32 a[4];
-          dequantise<T, kBits, !kZeros>(codes.word, step + s, zeros, a);
+          if constexpr (kRaised)
+            RaisedCodes<T>::make(codes.word, step + s, a);
+          else
+            dequantise<T, kBits, !kZeros>(codes.word, step + s, zeros, a);
 #pragma unroll
           for (int j = 0; j < kTokenTiles; ++j) {
             const u32 pair[2] = {b[j][2 * s], b[j][2 * s + 1]};
             mma_m16n8k16<T>(part[s][j], a, pair);
           }
         }
-        if ((column + 32) % Chunk::kSpan != 0) continue;
-        float scale[2];
-        unpack2<T>(Chunk::scales(chunk, column, lane), scale[0], scale[1]);
-#pragma unroll
-        for (int j = 0; j < kTokenTiles; ++j)
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            sum[j][c] = fmaf(part[0][j][c] + part[1][j][c], scale[c / 2], sum[j][c]);
-            part[0][j][c] = part[1][j][c] = 0.0f;
-          }
+        if ((column + 32) % kSpan == 0)
+          add_span(chunk, column, x_sums + column / kSpan * kM, lane, part, sum);
       }
     }
+  }
+
+  /// Scales the sums of a span and adds them.
+  static __device__ __forceinline__ void add_span(const unsigned char* chunk, int column,
+                                                  const float* x_sums, int lane,
+                                                  float (&part)[2][kTokenTiles][4], Sums& sum) {
+    float scale[2], offset[2] = {};
+    unpack2<T>(Chunk::scales(chunk, column, lane), scale[0], scale[1]);
+    if constexpr (kRaised) {
+      u32 zeros = 0x0808u;
+      if constexpr (kZeros) zeros = Chunk::zeros(chunk, column, lane);
+#pragma unroll
+      for (int r = 0; r < 2; ++r)
+        offset[r] = -(RaisedCodes<T>::offset(r) + static_cast<float>(zeros >> (8 * r) & 0xffu));
+    }
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        float value = part[0][j][c] + part[1][j][c];
+        if constexpr (kRaised) {
+          const int token = j * 8 + lane % 4 * 2 + c % 2;
+          const float x_sum = x_sums[kM >= 8 ? token : min(token, kM - 1)];
+          value = fmaf(offset[c / 2], x_sum, value * RaisedCodes<T>::factor(c / 2));
+        }
+        sum[j][c] = fmaf(value, scale[c / 2], sum[j][c]);
+        part[0][j][c] = part[1][j][c] = 0.0f;
+      }
   }
 
   /// Stores the sum of value `i` of a row group, whose order is [warp_n][token][16 rows].
@@ -155,17 +184,31 @@ struct StreamWna16 {
     }
   }
 
-  /// Copies the block's share of x to shared memory, with zeros where it ends.
+  /// Copies the block's share of x to shared memory, with zeros where it ends, and adds it up over
+  /// spans.
   static __device__ __forceinline__ void stage_x(const GemmWna16Args& args, unsigned char* to,
-                                                 int column0) {
+                                                 float* x_sums, int column0) {
     constexpr int kPieces = kShare * Chunk::kColumns / 8;  // of 16 bytes, in a row
     const T* x = static_cast<const T*>(args.x);
-    const u32 address = shared_address(to);
-    for (int i = static_cast<int>(threadIdx.x); i < kM * kPieces; i += kThreads) {
-      const int row = i / kPieces, column = i % kPieces * 8;
-      copy_async<16>(address + static_cast<u32>(row * kStrideX + column * 2),
-                     x + static_cast<i64>(row) * kK + column0 + column,
-                     row < args.m && column0 + column < kK);
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll 4
+    for (int first = 0; first < kM * kPieces; first += kThreads) {
+      const int i = first + thread, row = i / kPieces, column = i % kPieces * 8;
+      Bytes<16> value{};
+      if (i < kM * kPieces && row < args.m && column0 + column < kK)
+        value =
+            *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(row) * kK + column0 + column);
+      float total = 0.0f;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        float low, high;
+        unpack2<T>(value.word[w], low, high);
+        total += low + high;
+      }
+      total = warp_reduce<Sum, kSpan / 8>(total);
+      if (i >= kM * kPieces) continue;
+      *reinterpret_cast<Bytes<16>*>(to + row * kStrideX + column * 2) = value;
+      if (column % kSpan == 0) x_sums[column / kSpan * kM + row] = total;
     }
   }
 
@@ -198,19 +241,20 @@ struct StreamWna16 {
     Cursor load{share.set, 0};
     int slot = 0;
     u32 parity = 1;
-    for (int step = 0; step < share.num_steps; ++step) {
-      const int chunk = share.begin + load.step * kWarpsK + warp / kWarpsN;
-      const int row_tile = min(load.group * kWarpsN + warp % kWarpsN, kRowTiles - 1);
+    // No lane waits for another's ring.
+    for (int step = 0; step < share.num_steps;) {
       const u32 full = is_full(barriers, warp, slot);
-      barrier_wait(full + 8, parity);
+      if (!barrier_done(full + 8, parity)) continue;
+      const int chunk = share.begin + load.step * kWarpsK + warp / kWarpsN;
       if (chunk < share.end) {
         barrier_arrive_expect(full, Chunk::bytes_of(chunk));
         Chunk::load_bulk(args, ring + static_cast<u32>((warp * kStages + slot) * kChunkBytes),
-                         row_tile, chunk, full);
+                         min(load.group * kWarpsN + warp % kWarpsN, kRowTiles - 1), chunk, full);
       } else {
         barrier_arrive(full);
       }
       load.advance(share.sets);
+      ++step;
       if (++slot == kStages) {
         slot = 0;
         parity ^= 1;
@@ -221,7 +265,7 @@ struct StreamWna16 {
   /// Multiplies what comes through the warp's ring.
   static __device__ __forceinline__ void consume(const GemmWna16Args& args, const Share& share,
                                                  unsigned char* x, unsigned char* ring,
-                                                 float* partial, u32 barriers) {
+                                                 float* partial, float* x_sums, u32 barriers) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     const int warp_n = warp % kWarpsN, warp_k = warp / kWarpsN;
@@ -242,9 +286,7 @@ struct StreamWna16 {
 #pragma unroll
     for (int s = 0; s < kStages - 1; ++s) issue(s, s);
     pdl_wait();
-    stage_x(args, x, share.begin * Chunk::kColumns);
-    copy_async_commit();
-    copy_async_wait<0>();
+    stage_x(args, x, x_sums, share.begin * Chunk::kColumns);
     named_sync(1, kThreads);
 
     // ldmatrix takes the address of row lane % 8 at columns lane / 8 * 8; rows that are not there
@@ -266,7 +308,7 @@ struct StreamWna16 {
       const int chunk = read.step * kWarpsK + warp_k;
       if (share.begin + chunk < share.end)
         multiply(mine + slot * kChunkBytes, x_lane + static_cast<u32>(chunk * Chunk::kColumns * 2),
-                 lane, sum);
+                 x_sums + chunk * kSpans * kM, lane, sum);
       if constexpr (kBulk) {
         __syncwarp();
         if (lane == 0) barrier_arrive(is_empty(barriers, warp, slot));
@@ -290,6 +332,7 @@ struct StreamWna16 {
     float* partial = reinterpret_cast<float*>(ring + kWarps * kStages * kChunkBytes);
     u32* flag = reinterpret_cast<u32*>(partial + 2 * kWarpsK * kSums);
     const u32 barriers = shared_address(flag + 4);
+    float* x_sums = reinterpret_cast<float*>(flag + 4 + kWarps * kStages * 4);
 
     pdl_launch_dependents();
     if constexpr (kBulk) {
@@ -307,9 +350,9 @@ struct StreamWna16 {
       if (threadIdx.x >= kThreads)
         produce(args, share, shared_address(ring), barriers);
       else
-        consume(args, share, smem, ring, partial, barriers);
+        consume(args, share, smem, ring, partial, x_sums, barriers);
     } else {
-      consume(args, share, smem, ring, partial, barriers);
+      consume(args, share, smem, ring, partial, x_sums, barriers);
     }
 
     if constexpr (kSplitK > 1) {

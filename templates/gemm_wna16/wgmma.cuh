@@ -113,33 +113,32 @@ struct WgmmaWna16 {
     __device__ u32 is_empty(int stage) const { return empty + static_cast<u32>(stage) * 8; }
   };
 
-  /// A row tile for each lane.
+  /// A row tile for each thread; `index` counts the producers.
   static __device__ __forceinline__ void load_w(const GemmWna16TmaArgs& args, const Shared& at,
-                                                int stage, const Tile& tile, int chunk, int lane) {
+                                                int stage, const Tile& tile, int chunk, int index) {
     const u32 barrier = at.is_full(stage);
-    if (lane == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * Chunk::bytes_of(chunk));
-    __syncwarp();
-    if (lane < kTiles)
-      Chunk::load_bulk(args, shared_address(at.w(stage)) + static_cast<u32>(lane * Chunk::kBytes),
-                       min(tile.column0 / 16 + lane, kN / 16 - 1), chunk, barrier);
+    if (index == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * Chunk::bytes_of(chunk));
+    if (index < kTiles)
+      Chunk::load_bulk(args, shared_address(at.w(stage)) + static_cast<u32>(index * Chunk::kBytes),
+                       min(tile.column0 / 16 + index, kN / 16 - 1), chunk, barrier);
   }
   static __device__ __forceinline__ void load_x(const GemmWna16TmaArgs& args, const Shared& at,
-                                                int stage, const Tile& tile, int chunk, int lane) {
-    if (lane < kColumns / 64)
-      tma_load(shared_address(at.x(stage)) + static_cast<u32>(lane * kTileM * 128), args.x_map,
-               at.is_full(stage), chunk * kColumns + lane * 64, tile.row0);
+                                                int stage, const Tile& tile, int chunk, int index) {
+    if (index < kColumns / 64)
+      tma_load(shared_address(at.x(stage)) + static_cast<u32>(index * kTileM * 128), args.x_map,
+               at.is_full(stage), chunk * kColumns + index * 64, tile.row0);
   }
 
-  /// One warp.
+  /// One warpgroup: copies are issued one by one, by all four warps in turns.
   static __device__ __forceinline__ void produce(const GemmWna16TmaArgs& args, const Shared& at,
                                                  const Schedule& schedule) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const int index = static_cast<int>(threadIdx.x % kWarp * 4 + threadIdx.x % kGroup / kWarp);
     Ring ring;
     const int block = static_cast<int>(blockIdx.x);
     const Tile first = schedule.at(block);
     const int begin = first_chunk(first.split);
     int ahead = min(kStages, first_chunk(first.split + 1) - begin);
-    for (int s = 0; s < ahead; ++s) load_w(args, at, s, first, begin + s, lane);
+    for (int s = 0; s < ahead; ++s) load_w(args, at, s, first, begin + s, index);
     pdl_wait();
     for (int work = block; work < schedule.count; work += static_cast<int>(gridDim.x)) {
       const Tile tile = schedule.at(work);
@@ -149,9 +148,9 @@ struct WgmmaWna16 {
           --ahead;
         } else {
           barrier_wait(at.is_empty(ring.stage), ring.parity ^ 1);
-          load_w(args, at, ring.stage, tile, chunk, lane);
+          load_w(args, at, ring.stage, tile, chunk, index);
         }
-        load_x(args, at, ring.stage, tile, chunk, lane);
+        load_x(args, at, ring.stage, tile, chunk, index);
         ring.advance();
       }
     }
@@ -346,7 +345,7 @@ struct WgmmaWna16 {
     const Schedule schedule(static_cast<int>(args.m));
     if (threadIdx.x >= kMathThreads) {
       if constexpr (kMathGroups == 2) give_registers<40>();
-      if (threadIdx.x < kMathThreads + kWarp) produce(args, at, schedule);
+      produce(args, at, schedule);
     } else {
       if constexpr (kMathGroups == 2) take_registers<232>();
       consume(args, at, schedule, flag);

@@ -1,5 +1,6 @@
 #include "runtime/driver.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
+#include "templates/gemm_wna16/repack.h"
 #include "tests/reference/gemm_wna16.h"
 #include "tests/support/family_check.h"
 
@@ -105,4 +106,19 @@ TEST_CASE("candidates of a layer of Llama-3-8B") {
   for (const int m : {1, 16, 64, 255})
     check_family(gpu, family, to_params(problem(m, 1024, 4096, 4, 128, false)),
                  reference_gemm_wna16, options);
+}
+
+TEST_CASE("checkpoints of every source are repacked as loops on the CPU do it") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const auto family = make_wna16_repack_family();
+  for (const char* source : {"awq", "gptq", "gptq_v2", "packed", "int8"})
+    for (const char* part : {"codes", "scales", "zeros"})
+      for (const bool act_order : {false, true})
+        for (const auto& [n, k] : {std::pair{16, 64}, {272, 320}, {1024, 128}}) {
+          Wna16RepackProblem p;
+          p.source = source, p.part = part, p.act_order = act_order, p.n = n, p.k = k;
+          if (!family->unsupported(to_params(p), gpu.arch()))
+            check_family(gpu, *family, to_params(p));
+        }
 }

@@ -1,0 +1,229 @@
+#include "templates/gemm_wna16/repack.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "templates/common/roofline.h"
+#include "templates/common/stub.h"
+#include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/repack_args.h"
+
+namespace quern {
+namespace {
+
+using Reason = std::optional<std::string>;
+using Problem = Wna16RepackProblem;
+
+struct RepackConfig {
+  int threads = kRepackThreads;
+  static constexpr auto fields() {
+    return std::make_tuple(std::pair{"threads", &RepackConfig::threads});
+  }
+  bool operator==(const RepackConfig&) const = default;
+};
+
+bool is_gptq(const Problem& p) { return p.source == "gptq" || p.source == "gptq_v2"; }
+bool by_row(const Problem& p) { return p.source == "packed" || p.source == "int8"; }
+int bits(const Problem& p) { return p.source == "int8" ? 8 : 4; }
+
+Reason refusal(const Problem& p) {
+  constexpr int kMaxExtent = 1 << 20;
+  if (p.part != "codes" && p.part != "scales" && p.part != "zeros")
+    return fmt::format("codes, scales and zeros are repacked, not '{}'", p.part);
+  if (p.source != "awq" && !is_gptq(p) && !by_row(p))
+    return fmt::format("'{}' is not awq, gptq, gptq_v2, packed or int8", p.source);
+  if (p.n < 16 || p.n > kMaxExtent || p.n % 16 != 0)
+    return fmt::format("n = {} is not a multiple of 16", p.n);
+  if (p.k < 64 || p.k > kMaxExtent || p.k % 64 != 0)
+    return fmt::format("k = {} is not a multiple of 64", p.k);
+  if (p.group_size < 32 || p.k % p.group_size != 0)
+    return fmt::format("k = {} is not whole groups of {}", p.k, p.group_size);
+  if (p.part == "zeros" && by_row(p))
+    return fmt::format("{} weights have no zero points", p.source);
+  if (p.act_order && (p.part != "codes" || by_row(p)))
+    return "an order of columns is for the codes of awq and gptq";
+  return std::nullopt;
+}
+
+Problem problem_from(const Params& params) {
+  const auto p = from_params<Problem>(params);
+  if (const auto why = refusal(p)) throw InputError(*why);
+  return p;
+}
+
+template <class T>
+T at(const HostTensor& tensor, std::size_t index) {
+  T value;
+  std::memcpy(&value, tensor.data.data() + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+class RepackFamily final : public Family {
+ public:
+  std::string_view name() const override { return "wna16_repack"; }
+  std::vector<std::string> dynamic_fields() const override { return {}; }
+  std::vector<Tunable> space(const Params& problem) const override {
+    problem_from(problem);
+    return {{"threads", {kRepackThreads}}};
+  }
+  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override {
+    return rank_points(
+        RepackConfig{}, std::vector<RepackConfig>{RepackConfig{}},
+        [](const RepackConfig&) -> Reason { return std::nullopt; },
+        [&](const RepackConfig&) { return estimate_us(problem, {}, arch); });
+  }
+  Params default_config(const Params& problem, const Arch&) const override {
+    problem_from(problem);
+    return to_params(RepackConfig{});
+  }
+  double estimate_us(const Params& problem, const Params&, const Arch& arch) const override {
+    return kLaunchUs + kNoPdlUs + cost(problem).bytes / (0.8e3 * arch.dram_gbps);
+  }
+  Reason unsupported(const Params& problem, const Arch&) const override {
+    return refusal(from_params<Problem>(problem));
+  }
+  Reason reject_reason(const Params& problem, const Params& config, const Arch&) const override {
+    if (auto why = refusal(from_params<Problem>(problem))) return why;
+    const int threads = from_params<RepackConfig>(config).threads;
+    if (threads != kRepackThreads)
+      return fmt::format("threads = {} is not {}", threads, kRepackThreads);
+    return std::nullopt;
+  }
+  Params reference_config(const Params&) const override { return nullptr; }
+
+  KernelSource source(const Params& problem, const Params& config,
+                      const Arch& arch) const override {
+    const Problem p = problem_from(problem);
+    if (const auto why = reject_reason(problem, config, arch)) throw InputError(*why);
+    const std::string run = p.part == "codes" ? "RepackCodes<Problem>::run"
+                                              : fmt::format("RepackGroups<Problem>::{}", p.part);
+    return {fmt::format("#include \"gemm_wna16/repack.cuh\"\n\n"
+                        "struct Problem {{\n"
+                        "  static constexpr int n = {}, k = {}, group_size = {}, bits = {};\n"
+                        "  static constexpr auto source = quern::RepackSource::{};\n}};\n"
+                        "extern \"C\" __global__ void __launch_bounds__({})\n"
+                        "wna16_repack(const quern::RepackArgs args) {{\n  quern::{}(args);\n}}\n",
+                        p.n, p.k, p.group_size, bits(p), p.source, kRepackThreads, run),
+            "wna16_repack",
+            {}};
+  }
+  LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const override {
+    const Problem p = problem_from(problem);
+    if (const auto why = reject_reason(problem, config, arch)) throw InputError(*why);
+    const std::int64_t blocks =
+        p.part == "codes"
+            ? std::int64_t{p.k / kRepackColumns} * ((p.n + kRepackRows - 1) / kRepackRows)
+            : (std::int64_t{p.n} * (p.k / p.group_size) + kRepackThreads - 1) / kRepackThreads;
+    LaunchPlan plan;
+    plan.grid[0] = static_cast<unsigned>(blocks);
+    plan.block[0] = kRepackThreads;
+    return plan;
+  }
+
+  std::vector<OperandSpec> operands(const Params& problem) const override {
+    const Problem p = problem_from(problem);
+    using Role = OperandSpec::Role;
+    const std::int64_t n = p.n, k = p.k, groups = k / p.group_size;
+    OperandSpec in{"in", DType::i32, {}, Role::in, 1.0, {}};
+    OperandSpec out{"out", DType::u8, {n / 16, groups, 8, 2}, Role::out, 1.0, {}};
+    if (p.part == "codes") {
+      if (p.source == "awq") in.shape = {k, n / 8};
+      if (is_gptq(p)) in.shape = {k / 8, n};
+      if (p.source == "packed") in.shape = {n, k / 8};
+      if (p.source == "int8") in.shape = {n, k}, in.dtype = DType::i8;
+      out.shape = {n / 16, k / wna16_unit_columns(bits(p)), kWna16UnitBytes};
+    } else if (p.part == "scales") {
+      in.dtype = out.dtype = DType::f16;
+      in.shape = {by_row(p) ? n : groups, by_row(p) ? groups : n};
+    } else {
+      in.shape = {groups, n / 8};
+    }
+    if (!p.act_order) return {in, out};
+    OperandSpec order{"order", DType::i32, {k}, Role::in, 1.0, {}};
+    // A permutation that sends neighbours far away: an odd stride and a k that it does not divide.
+    const std::int64_t stride = std::gcd(k, std::int64_t{37}) == 1 ? 37 : 41;
+    for (std::int64_t i = 0; i < k; ++i)
+      order.values.push_back(static_cast<std::int32_t>(i * stride % k));
+    return {in, order, out};
+  }
+  std::vector<std::byte> pack_args(const Params& problem, const Params&,
+                                   std::span<const std::uint64_t> addresses,
+                                   std::uint64_t) const override {
+    const Problem p = problem_from(problem);
+    require_operands(name(), addresses, p.act_order ? 3 : 2);
+    RepackArgs args{};
+    args.in = device_pointer(addresses[0]);
+    args.order = p.act_order ? device_pointer<const int>(addresses[1]) : nullptr;
+    args.out = device_pointer(addresses.back());
+    return args_bytes(args);
+  }
+  Cost cost(const Params& problem) const override {
+    double bytes = 0;
+    for (const OperandSpec& spec : operands(problem))
+      bytes += static_cast<double>(spec.size_bytes());
+    return {bytes, 0};
+  }
+  Tolerance tolerance(const Params&, std::size_t) const override { return {}; }
+
+  void cpu_reference(const Params& problem, std::span<HostTensor> operands) const override {
+    const Problem p = problem_from(problem);
+    const HostTensor& in = operands[0];
+    HostTensor& out = operands.back();
+    out.data.assign(out.spec.size_bytes(), std::byte{0});
+    const auto n = static_cast<std::size_t>(p.n), k = static_cast<std::size_t>(p.k);
+    const std::size_t groups = k / static_cast<std::size_t>(p.group_size);
+    constexpr std::size_t kAwqNibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // of a row
+    for (std::size_t row = 0; row < n; ++row) {
+      const std::size_t awq = kAwqNibble[row % 8];
+      if (p.part != "codes") {
+        for (std::size_t group = 0; group < groups; ++group) {
+          const std::size_t to = (row / 16 * groups + group) * 16 + row % 8 * 2 + row % 16 / 8;
+          if (p.part == "scales") {
+            const std::size_t from = by_row(p) ? row * groups + group : group * n + row;
+            std::memcpy(out.data.data() + to * 2, in.data.data() + from * 2, 2);
+          } else {
+            const auto word = at<std::uint32_t>(in, group * (n / 8) + row / 8);
+            const std::size_t nibble = p.source == "awq" ? awq : row % 8;
+            const unsigned zero = (word >> (4 * nibble) & 15u) + (p.source == "gptq" ? 1u : 0u);
+            out.data[to] = static_cast<std::byte>(zero);
+          }
+        }
+        continue;
+      }
+      for (std::size_t c = 0; c < k; ++c) {
+        const std::size_t from =
+            p.act_order ? static_cast<std::size_t>(at<std::int32_t>(operands[1], c)) : c;
+        unsigned code = 0;
+        if (p.source == "awq")
+          code = at<std::uint32_t>(in, from * (n / 8) + row / 8) >> (4 * awq) & 15u;
+        else if (is_gptq(p))
+          code = at<std::uint32_t>(in, from / 8 * n + row) >> (4 * (from % 8)) & 15u;
+        else if (p.source == "packed")
+          code = at<std::uint32_t>(in, (row * k + c) / 8) >> (4 * (c % 8)) & 15u;
+        else
+          code = static_cast<unsigned>(at<std::int8_t>(in, row * k + c) + 128);
+        const auto unit_columns = static_cast<std::size_t>(wna16_unit_columns(bits(p)));
+        const std::size_t unit = row / 16 * (k / unit_columns) + c / unit_columns;
+        const std::size_t step = c % unit_columns / 16, lane = row % 8 * 4 + c % 8 / 2;
+        const std::size_t reg = row % 16 / 8 + c % 16 / 8 * 2, half = c % 2;
+        const std::size_t first = unit * kWna16UnitBytes + lane * 16;
+        if (bits(p) == 4)
+          out.data[first + step * 4 + (reg + 4 * half) / 2] |=
+              static_cast<std::byte>(code << (reg % 2 * 4));
+        else
+          out.data[first + step * 8 + reg / 2 * 4 + reg % 2 + 2 * half] =
+              static_cast<std::byte>(code);
+      }
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Family> make_wna16_repack_family() { return std::make_unique<RepackFamily>(); }
+
+}  // namespace quern
