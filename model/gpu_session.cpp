@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "templates/embedded.h"
 #include "templates/utility/utility.h"
@@ -64,8 +65,9 @@ std::unique_ptr<GpuModel> GpuSession::open(const ModelConfig& config, const Mode
     const Family& family = kernels_.families().at("wna16_repack");
     const ReadyKernel kernel =
         kernels_.load(family, problem, kernels_.default_config(family, problem));
+    const std::vector<CUdeviceptr> addresses(operands.begin(), operands.end());
     const Workspace none;
-    kernel.enqueue(stream, problem, operands, none);
+    kernel.enqueue(stream, problem, addresses, none);
   };
   DeviceWeights on_device(config, dtype, weights, stream, repack, progress);
   return std::make_unique<GpuModel>(config, dtype, std::move(on_device), context_, kernels_,
