@@ -61,7 +61,8 @@ FusedGemmFamily::FusedGemmFamily(const std::map<std::string, std::string, std::l
       const std::string name = kernel.name();
       for (const auto& field : kernel.dtype_params())
         if (kFields.contains(field))
-          throw InputError(fmt::format("kernel {} cannot have a dtype of the name '{}'", name, field));
+          throw InputError(
+              fmt::format("kernel {} cannot have a dtype of the name '{}'", name, field));
       for (const dsl::ScalarInfo& scalar : kernel.scalars())
         if (kFields.contains(scalar.name))
           throw InputError(
@@ -108,8 +109,9 @@ FusedGemmFamily::Parsed FusedGemmFamily::parse(const Params& problem) const {
     for (const auto& [key, value] : problem.items())
       if ((!kFields.contains(key) || (key == "eps" && !out.norm_eps)) &&
           !out.binding.dtypes.contains(key) && !out.scalars.contains(key))
-        throw InputError(fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
-                                     name, prologue, key));
+        throw InputError(
+            fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'", name,
+                        prologue, key));
   out.gemm.out_dtype = out.gemm.dtype;
   for (const int i : out.epilogue->operands())
     if (kernel.operands()[static_cast<std::size_t>(i)].role != dsl::OperandInfo::Role::in &&
@@ -265,8 +267,9 @@ std::vector<std::byte> FusedGemmFamily::pack_args(const Params& problem, const P
   const auto y = p.kernel_output(c);
   for (std::size_t i = 0; i < p.epilogue->operands().size(); ++i)
     if (p.epilogue->operands()[i] == y) given.y = addresses[first + i];
-  return fused_args(p.problem_of(c), p.fusion(c), c, given,
-                    p.args(c, {addresses.begin() + static_cast<std::ptrdiff_t>(first), addresses.end()}));
+  return fused_args(
+      p.problem_of(c), p.fusion(c), c, given,
+      p.args(c, {addresses.begin() + static_cast<std::ptrdiff_t>(first), addresses.end()}));
 }
 
 Cost FusedGemmFamily::cost(const Params& problem) const {
@@ -275,8 +278,8 @@ Cost FusedGemmFamily::cost(const Params& problem) const {
   Cost out{0, 2 * m * n * k + m * static_cast<double>(p.cols()) *
                                   p.epilogue->kernel().operations_per_element()};
   for (const OperandSpec& spec : operands(problem))
-    out.bytes += static_cast<double>(spec.size_bytes()) *
-                 (spec.role == OperandSpec::Role::inout ? 2 : 1);
+    out.bytes +=
+        static_cast<double>(spec.size_bytes()) * (spec.role == OperandSpec::Role::inout ? 2 : 1);
   return out;
 }
 

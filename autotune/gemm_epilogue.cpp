@@ -9,7 +9,8 @@ namespace quern {
 GemmEpilogue::GemmEpilogue(dsl::Kernel kernel)
     : kernel_(std::move(kernel)), traits_(row_traits(kernel_)) {
   const auto wrong = [&](const std::string& what) {
-    throw InputError(fmt::format("kernel {} is no epilogue of a product: {}", kernel_.name(), what));
+    throw InputError(
+        fmt::format("kernel {} is no epilogue of a product: {}", kernel_.name(), what));
   };
   if (kernel_.has_reduction()) wrong("it has reductions");
   if (kernel_.num_iterated_axes() != 2 || kernel_.axes().size() != 2)
@@ -41,7 +42,8 @@ std::optional<int> GemmEpilogue::output_for_kernel(const dsl::Binding& binding) 
     if (info.role == dsl::OperandInfo::Role::in) {
       if (info.axes.size() >= 2) return std::nullopt;
     } else {
-      if (info.role == dsl::OperandInfo::Role::inout || out || info.axes != all) return std::nullopt;
+      if (info.role == dsl::OperandInfo::Role::inout || out || info.axes != all)
+        return std::nullopt;
       out = i;
     }
   }

@@ -38,7 +38,8 @@ class GemmEpilogue {
   /// result.
   std::string source(const dsl::Binding& binding, std::optional<int> output) const;
   /// Its arguments. `addresses` are those of operands().
-  std::vector<std::byte> args(std::optional<int> output, const std::vector<std::uint64_t>& addresses,
+  std::vector<std::byte> args(std::optional<int> output,
+                              const std::vector<std::uint64_t>& addresses,
                               const std::map<std::string, double>& scalars, std::int64_t rows,
                               std::int64_t cols) const;
   /// Names of its two axes.

@@ -21,7 +21,17 @@ struct Variant {
   Params fields;
 };
 
-std::vector<Variant> variants() { return {{"gemm", "bf16", {{"dtype", "bf16"}}}}; }
+std::vector<Variant> variants() {
+  const auto w8a8 = [](const char* name, const char* dtype, const char* x_scale,
+                       const char* w_scale) {
+    return Variant{"gemm_w8a8", name, {{"dtype", dtype}, {"x_scale", x_scale}, {"w_scale", w_scale}}};
+  };
+  return {{"gemm", "bf16", {{"dtype", "bf16"}}},
+          w8a8("int8", "i8", "token", "channel"),
+          w8a8("fp8", "e4m3", "tensor", "tensor"),
+          w8a8("fp8-token", "e4m3", "token", "channel"),
+          w8a8("fp8-block", "e4m3", "group", "block")};
+}
 
 Variant variant_of(const ProductOptions& options) {
   std::vector<std::string> names;
@@ -31,7 +41,7 @@ Variant variant_of(const ProductOptions& options) {
       names.push_back(variant.name);
     }
   if (names.empty())
-    throw InputError(fmt::format("'{}' is not a family whose kernels are measured: row, gemm",
+    throw InputError(fmt::format("'{}' is not a family whose kernels are measured: row, gemm, gemm_w8a8",
                                  options.family));
   throw InputError(fmt::format("'{}' is not one of {}'s: {}", options.variant, options.family,
                                fmt::join(names, ", ")));

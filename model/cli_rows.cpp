@@ -291,12 +291,13 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
   if (kernels.empty())
     for (const auto& [name, kernel] : family->kernels()) kernels.push_back(&kernel);
   std::vector<Params> problems;
+  std::vector<std::string> left_out;
   for (const dsl::Kernel* kernel : kernels)
     for (const std::string& shape : options.shapes) {
       const auto [rows, cols] = parse_shape(shape);
       const auto values = usual_values(*kernel, rows, cols, *dtype);
       if (!values) {
-        note("{} is left out: its axes have no usual extents\n", kernel->name());
+        left_out.push_back(kernel->name());
         break;
       }
       Params problem = family->problem(kernel->name(), *values);
@@ -307,6 +308,8 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
   const auto ordinal = gpu_ordinal(common.device);
   if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
   if (!ordinal) throw InputError("kernels are measured on a GPU: name one with --device");
+  if (!left_out.empty())
+    note("left out, for their axes have no usual extents: {}\n", fmt::join(left_out, ", "));
   RowBench::add_copy_kernel(*family);
   RowSession session(common, *ordinal, std::move(family));
   double tune_seconds = 0;

@@ -1,9 +1,11 @@
 // What a product is fused with. The kernels of this folder take a Fusion:
 //
 //   Fusion::Args         the kernel's parameter: GemmArgs or GemmTmaArgs, and what else is read
-//   Fusion::kFused       an expression is computed of the sums, and what it yields is stored; false:
+//   Fusion::kFused       an expression is computed of the sums, and what it yields is stored;
+//   false:
 //                        sums are stored as they are, and there is no apply
-//   Fusion::kParts       sums that one element of the result is computed from: 1, or 2 where w holds
+//   Fusion::kParts       sums that one element of the result is computed from: 1, or 2 where w
+//   holds
 //                        gate and up
 //   Fusion::kLeavesY     true: the result is left in registers, for the kernel to round and store
 //   Fusion::apply<N>(args, row, column, sum [, y])   N elements of the result from `column` on,
@@ -14,11 +16,11 @@
 //
 // The stub defines it around an expression of the kernel language (templates/gemm/gemm_fusion.h).
 //
-// Where there are two parts, w holds groups of 8 rows of the first and 8 rows of the second in turn:
-// rows 16 g + i and 16 g + 8 + i make element 8 g + i. 8 columns are what a fragment of the tensor
-// cores spans, so a thread that holds columns c and c + 1 of one part holds those of the other as
-// well and has neighbours of the result to store; pairs of rows side by side would leave it single
-// elements. A warp of gemv reads rows in whichever order it likes.
+// Where there are two parts, w holds groups of 8 rows of the first and 8 rows of the second in
+// turn: rows 16 g + i and 16 g + 8 + i make element 8 g + i. 8 columns are what a fragment of the
+// tensor cores spans, so a thread that holds columns c and c + 1 of one part holds those of the
+// other as well and has neighbours of the result to store; pairs of rows side by side would leave
+// it single elements. A warp of gemv reads rows in whichever order it likes.
 #pragma once
 #include "common/types.cuh"
 

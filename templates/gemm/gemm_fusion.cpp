@@ -26,8 +26,7 @@ std::size_t extra_workspace_bytes(const GemmProblem& p, const GemmFusion& fusion
   return static_cast<std::size_t>(tiles * c.split_k * c.warps_m * c.warps_n * 32) * 16;
 }
 
-void refuse(const GemmProblem& p, const GemmFusion& fusion, const GemmConfig& c,
-            const Arch& arch) {
+void refuse(const GemmProblem& p, const GemmFusion& fusion, const GemmConfig& c, const Arch& arch) {
   if (const auto why = reject_reason(p, fusion, c, arch)) throw InputError(*why);
 }
 
@@ -58,7 +57,8 @@ std::string fusion_struct(const GemmFusion& fusion, const GemmConfig& c) {
                      args_bytes(fusion, c));
   out += fmt::format(
       "  template <int N>\n"
-      "  static __device__ __forceinline__ void apply(const Args& args, quern::i64 row, int column,\n"
+      "  static __device__ __forceinline__ void apply(const Args& args, quern::i64 row, int "
+      "column,\n"
       "                                               const float (&sum)[N * kParts]{}) {{\n"
       "    epilogue<N>(args.expression, row, column, sum{});\n  }}\n}};\n",
       fusion.leaves_y ? ", float (&y)[N]" : "", fusion.leaves_y ? ", y" : "");
@@ -117,12 +117,14 @@ KernelSource fused_source(const GemmProblem& p, const GemmFusion& fusion, const 
   if (!reference) out += config_struct(to_params(c));
   if (wgmma) out += wgmma_product("Product", p.dtype, c.tile_n);
   out += fusion_struct(fusion, c);
-  out += fmt::format("\nextern \"C\" __global__ void __launch_bounds__({}{})\n", threads,
-                     reference ? "" : fmt::format(", {}", c.kernel == "gemv" ? c.blocks_per_sm : 1));
+  out +=
+      fmt::format("\nextern \"C\" __global__ void __launch_bounds__({}{})\n", threads,
+                  reference ? "" : fmt::format(", {}", c.kernel == "gemv" ? c.blocks_per_sm : 1));
   if (reference)
-    out += fmt::format("{}(const Fusion::Args args) {{\n"
-                       "  quern::gemm_reference<Problem, Fusion>(args);\n}}\n",
-                       entry);
+    out += fmt::format(
+        "{}(const Fusion::Args args) {{\n"
+        "  quern::gemm_reference<Problem, Fusion>(args);\n}}\n",
+        entry);
   else
     out += fmt::format(
         "{}(const {}Fusion::Args args) {{\n"

@@ -233,8 +233,8 @@ struct Gemv {
     }
   }
 
-  /// Copies x * gamma to shared memory, with zeros where it ends, and leaves each warp's share of the
-  /// sums of squares of x.
+  /// Copies x * gamma to shared memory, with zeros where it ends, and leaves each warp's share of
+  /// the sums of squares of x.
   static __device__ __forceinline__ void stage_normalised(const Args& args, unsigned char* to,
                                                           float* squares) {
     const T* x = static_cast<const T*>(args.x);

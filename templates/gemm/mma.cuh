@@ -358,7 +358,8 @@ struct MmaGemm {
       copy_async_commit();  // an empty group too: waiting counts groups
       const u32 at = ring + stage * kStageBytes;
       load_gamma(args, min(tile_k + 1, kTilesK - 1), lane, next_norm);
-      multiply(at + warp_row * kTileK * 2, at + kBytesX + warp_column * kTileK * 2, lane, norm, sum);
+      multiply(at + warp_row * kTileK * 2, at + kBytesX + warp_column * kTileK * 2, lane, norm,
+               sum);
       take_gamma(next_norm, norm);
       stage = stage == kStages - 1 ? 0 : stage + 1;
     }

@@ -34,8 +34,9 @@ __device__ __forceinline__ void gemm_reference(const typename Fusion::Args& args
 #pragma unroll
       for (int part = 0; part < parts; ++part)
         if (first_n + r < n)
-          ws[part][r][c] = to_f32(
-              w[static_cast<i64>(interleaved_row<parts>((first_n + r) * parts + part)) * k + first + c]);
+          ws[part][r][c] =
+              to_f32(w[static_cast<i64>(interleaved_row<parts>((first_n + r) * parts + part)) * k +
+                       first + c]);
     }
     __syncthreads();
     if constexpr (Fusion::kNormalises) {

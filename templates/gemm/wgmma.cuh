@@ -272,6 +272,7 @@ struct WgmmaGemm {
   static constexpr int kParts = Fusion::kParts;
   static constexpr int kColumns = kN / kParts;           // of the result
   static constexpr int kGroups = kTileN / (8 * kParts);  // of 8 columns of it, in a tile
+  static_assert(kGroups % 2 == 0, "four lanes store 64 bytes of a row");
 
   /// The sums behind columns c and c + 1 of group j that this lane holds.
   static __device__ __forceinline__ void pair_of(const float (&sum)[kSums], int j, int r,
@@ -319,12 +320,15 @@ struct WgmmaGemm {
         }
       } else {
 #pragma unroll
-        for (int j = 0; j < kGroups; ++j) {
-          const int column = column0 + j * 8 + t * 2;
-          float out[2];
-          pair(j, out);
+        for (int j = 0; j < kGroups; j += 2) {
+          float low[2], high[2];
+          pair(j, low);
+          pair(j + 1, high);
+          float v[4] = {low[0], low[1], high[0], high[1]};
+          quad_pairs(v, t);
+          const int column = column0 + (j + t / 2) * 8 + t % 2 * 4;
           if (exists && (kN % kTileN == 0 || column < kColumns))
-            store_vec<Out, 2>(y + column, {out[0], out[1]});
+            store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
         }
       }
     }

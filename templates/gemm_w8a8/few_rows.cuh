@@ -17,8 +17,7 @@
 // kernel. x is then staged in shared memory once.
 //
 // Tunables (Config)
-//   tile_m         rows of x that are computed, 8 or 16; those from m on count as zero and are not
-//                  stored
+//   tile_m         rows of x that are computed, 8 or 16; those from m on are not stored
 //   warps_n        row groups of a block
 //   warps_k        warps that share a row group, each taking every warps_k-th piece of k; their
 //   sums
@@ -70,6 +69,11 @@ struct FewRowsW8A8 {
     float scale[kStepBlocks > 0 ? kStepBlocks : 1];
   };
   using Sums = Sum[kTiles][4];
+  /// This lane's piece of the rows of x in its tiles, the last one where there are no more: what
+  /// comes of it is not stored.
+  struct Rows {
+    const unsigned char* row[kTiles];
+  };
 
   /// Where in the stream of (row group, step of k) this warp is.
   struct Cursor {
@@ -108,31 +112,28 @@ struct FewRowsW8A8 {
   }
 
   /// Adds the products of one chunk.
-  static __device__ __forceinline__ void multiply(const Bytes<16> (&w)[2], const unsigned char* x,
-                                                  int chunk, int m, int lane, Sums& sum) {
+  static __device__ __forceinline__ void multiply(const Bytes<16> (&w)[2], const Rows& x, int chunk,
+                                                  Sums& sum) {
     const u32 first[4] = {w[0].word[0], w[1].word[0], w[0].word[1], w[1].word[1]};
     const u32 second[4] = {w[0].word[2], w[1].word[2], w[0].word[3], w[1].word[3]};
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
-      Bytes<16> v{};
-      if (tile * 8 + lane / 4 < m)
-        v = *reinterpret_cast<const Bytes<16>*>(x + (tile * 8 + lane / 4) * kPitch +
-                                                chunk * kFewRowsChunk + lane % 4 * 16);
+      const auto v = *reinterpret_cast<const Bytes<16>*>(x.row[tile] + chunk * kFewRowsChunk);
       mma_m16n8k32<T>(sum[tile], first, {v.word[0], v.word[1]});
       mma_m16n8k32<T>(sum[tile], second, {v.word[2], v.word[3]});
     }
   }
 
   /// Adds the products of one step to the warp's sums.
-  static __device__ __forceinline__ void consume(const Step& from, const unsigned char* x,
-                                                 const float* x_scales, int step, int warp_k, int m,
+  static __device__ __forceinline__ void consume(const Step& from, const Rows& x,
+                                                 const float* x_scales, int step, int warp_k,
                                                  int lane, Sums& sum) {
     if constexpr (!Scale::kBlocks) {
 #pragma unroll
       for (int u = 0; u < kUnroll; ++u) {
         const int chunk = chunk_of(step, u, warp_k);
         if (kChunks % (kWarpsK * kUnroll) != 0 && chunk >= kChunks) continue;
-        multiply(from.w[u], x, chunk, m, lane, sum);
+        multiply(from.w[u], x, chunk, sum);
       }
     } else {
 #pragma unroll
@@ -140,9 +141,9 @@ struct FewRowsW8A8 {
         const int chunk = chunk_of(step, 2 * b, warp_k);
         if (kChunks % (kWarpsK * kUnroll) != 0 && chunk >= kChunks) continue;
         Sums part = {};
-        multiply(from.w[2 * b], x, chunk, m, lane, part);
+        multiply(from.w[2 * b], x, chunk, part);
         if (kChunks % 2 == 0 || chunk + 1 < kChunks)
-          multiply(from.w[2 * b + 1], x, chunk + 1, m, lane, part);
+          multiply(from.w[2 * b + 1], x, chunk + 1, part);
 #pragma unroll
         for (int tile = 0; tile < kTiles; ++tile) {
           const auto s = load_vec<float, 2>(x_scales + chunk / 2 * kM + tile * 8 + lane % 4 * 2);
@@ -237,6 +238,10 @@ struct FewRowsW8A8 {
     __syncthreads();
 
     Sums sum = {};
+    Rows rows;
+#pragma unroll
+    for (int tile = 0; tile < kTiles; ++tile)
+      rows.row[tile] = x + max(0, min(tile * 8 + lane / 4, m - 1)) * kPitch + lane % 4 * 16;
     int parity = 0;
     const auto finish = [&] {
       if constexpr (kWarpsK == 1) {
@@ -274,7 +279,7 @@ struct FewRowsW8A8 {
       for (int s = 0; s < kStages; ++s) {
         const int step = first + s;
         if (step >= num_steps) break;
-        consume(ring[s], x, x_group_scales, read.step, warp_k, m, lane, sum);
+        consume(ring[s], rows, x_group_scales, read.step, warp_k, lane, sum);
         if (step + kStages < num_steps) {
           load(args, ahead, warp_k, lane, ring[s]);
           ahead.advance();

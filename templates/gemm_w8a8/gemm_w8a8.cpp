@@ -241,7 +241,7 @@ int estimated_registers(const GemmW8A8Problem& p, const GemmW8A8Config& c, const
     const int fragments = 4 * blocks_m + 2 * blocks_n;
     const bool once = blocks_m * blocks_n >= 32 || p.dtype == DType::e4m3;
     return 4 * blocks_m * blocks_n * (p.has_block_scales() ? 2 : 1) +
-           fragments * (once ? 1 : 2) * (unpacked ? 2 : 1) + 52;
+           fragments * (once ? 1 : 2) * (unpacked ? 2 : 1) + (unpacked ? 64 : 52);
   }
   return 40;
 }

@@ -82,6 +82,8 @@ Reason wasteful_few_rows(const GemmW8A8Config& c) {
 }
 
 Reason wasteful_mma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
+  if (p.dtype == DType::e4m3 && arch.has_wgmma() && c.tile_m > 16 && p.n % 8 == 0 && p.k % 16 == 0)
+    return "on Hopper e4m3 is multiplied by wgmma, mma.sync unpacks it to f16";
   const double tiles = ceil_ratio(p.m, c.tile_m) * ceil_ratio(p.n, c.tile_n);
   const double blocks = tiles * c.split_k;
   const double sms = std::max(1, arch.num_sms);

@@ -55,6 +55,9 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   // Without promotion the epilogue has no room beside more than 128 sums.
   if (sums > 128 || sums + unpromoted > kMaxSums)
     return fmt::format("{} sums of a thread are too many", sums + unpromoted);
+  if (c.pingpong && c.promote > 0 && rows > 64)
+    return fmt::format("{} sums of a thread and those of a tile that is stored are too many",
+                       sums + unpromoted);
   if (c.promote > 1 && rows > 64)
     return fmt::format("sums of {} stages are promoted for 64 rows of a warpgroup, not {}",
                        c.promote, rows);

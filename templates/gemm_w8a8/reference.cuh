@@ -30,6 +30,7 @@ __device__ __forceinline__ void gemm_w8a8_reference(const GemmW8A8Args& args) {
   for (int first = 0; first < k; first += depth) {
     const int count = min(depth, k - first);
     __syncthreads();
+#pragma unroll 2
     for (int i = static_cast<int>(threadIdx.x); i < tile * depth; i += tile * tile) {
       const int r = i / depth, c = i % depth;
       if (c >= count) continue;

@@ -5,6 +5,7 @@
 // w) change along k: sums of 128 products are scaled and added up in fp32 (promotion), the scheme
 // of DeepSeek-V3 (arXiv:2412.19437, section 3.3).
 #pragma once
+#include "common/memory.cuh"
 #include "common/types.cuh"
 #include "gemm/gemm_args.h"
 #include "gemm_w8a8/gemm_w8a8_args.h"
@@ -35,6 +36,19 @@ struct Scales {
   static __device__ __forceinline__ float of_w(const GemmW8A8Args& args, int n) {
     if constexpr (Problem::w_scale == ScaleOf::tensor) return args.w_scales[0];
     return n < Problem::n ? args.w_scales[n] : 0.0f;
+  }
+  /// Scales of rows n and n + 1 of w, n being even and the number of rows too; where scales are
+  /// rank-1. 0 past the last row. The compiler may move the load ahead of stores.
+  static __device__ __forceinline__ Vec<float, 2> of_w_pair(const GemmW8A8Args& args, int n) {
+    Vec<float, 2> pair{};
+    if constexpr (Problem::w_scale == ScaleOf::tensor) {
+      pair.element[0] = pair.element[1] = args.w_scales[0];
+    } else if (n < Problem::n) {
+      asm("ld.global.nc.v2.f32 {%0, %1}, [%2];"
+          : "=f"(pair.element[0]), "=f"(pair.element[1])
+          : "l"(args.w_scales + n));
+    }
+    return pair;
   }
   /// Scale of row m of x in block `block` of k. 0 past the end.
   static __device__ __forceinline__ float of_x_block(const GemmW8A8Args& args, i64 m, int block) {

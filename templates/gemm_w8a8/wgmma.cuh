@@ -182,16 +182,26 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     const GemmW8A8Args scales = scales_of(args);
     const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
     float x_scale[2] = {1, 1};
+    Vec<float, 2> tensor_scale{};
+    if constexpr (Problem::w_scale == ScaleOf::tensor) tensor_scale = Scale::of_w_pair(scales, 0);
     if constexpr (!Scale::kBlocks)
 #pragma unroll
       for (int r = 0; r < 2; ++r) x_scale[r] = Scale::of_x(scales, row0 + lane / 4 + 8 * r);
-    const auto value = [&](int group, int r, int c) {
-      const float v = static_cast<float>(sum[group * 4 + 2 * r + c]);
-      if constexpr (Scale::kBlocks) return v;
-      return v * (x_scale[r] * Scale::of_w(scales, column0 + group * 8 + t * 2 + c));
-    };
 #pragma unroll
-    for (int j = 0; j < kTileN / 8; j += 4)
+    for (int j = 0; j < kTileN / 8; j += 4) {
+      Vec<float, 2> w_scale[4] = {};
+      if constexpr (!Scale::kBlocks)
+#pragma unroll
+        for (int q = 0; q < 4; ++q)
+          if (j + q < kTileN / 8)
+            w_scale[q] = Problem::w_scale == ScaleOf::tensor
+                             ? tensor_scale
+                             : Scale::of_w_pair(scales, column0 + (j + q) * 8 + t * 2);
+      const auto value = [&](int q, int r, int c) {
+        const float v = static_cast<float>(sum[(j + q) * 4 + 2 * r + c]);
+        if constexpr (Scale::kBlocks) return v;
+        return v * (x_scale[r] * w_scale[q].element[c]);
+      };
 #pragma unroll
       for (int r = 0; r < 2; ++r) {
         const i64 row = row0 + lane / 4 + 8 * r;
@@ -202,7 +212,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
           u32 v[4];
 #pragma unroll
           for (int q = 0; q < 4; ++q)
-            v[q] = j + q < kTileN / 8 ? pack2<Out>(value(j + q, r, 0), value(j + q, r, 1)) : 0u;
+            v[q] = j + q < kTileN / 8 ? pack2<Out>(value(q, r, 0), value(q, r, 1)) : 0u;
           quad_transpose(v, t);
           const int column = column0 + (j + t) * 8;
           if (exists && (kTileN % 32 == 0 || j + t < kTileN / 8) &&
@@ -214,10 +224,11 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
             if (j + q >= kTileN / 8) continue;
             const int column = column0 + (j + q) * 8 + t * 2;
             if (exists && (kN % kTileN == 0 || column < kN))
-              store_vec<Out, 2>(y + column, {value(j + q, r, 0), value(j + q, r, 1)});
+              store_vec<Out, 2>(y + column, {value(q, r, 0), value(q, r, 1)});
           }
         }
       }
+    }
   }
 
   static __device__ __forceinline__ void consume(const GemmW8A8TmaArgs& args, const Shared& at,

@@ -186,7 +186,7 @@ std::optional<std::string> unsupported(const GemmWna16Problem& p, const Arch&) {
 }
 
 int estimated_registers(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  if (c.kernel == "stream") return c.tile_m > 8 ? 72 : 64;
+  if (c.kernel == "stream") return c.tile_m > 8 ? 76 + 6 * c.units : 62 + 4 * c.units;
   if (c.kernel == "mma") {
     const int row_tiles = c.tile_n / 16 / c.warps_n, token_tiles = c.tile_m / 8;
     const int sums = 4 * row_tiles * token_tiles;

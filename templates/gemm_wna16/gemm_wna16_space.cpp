@@ -30,7 +30,7 @@ void add_stream(const GemmWna16Problem& p, std::vector<GemmWna16Config>& out) {
       const int warps = c.warps_n * c.warps_k;
       if (warps < 4 || warps > 16) continue;
       for (const int units : {1, 2, 4, 8})
-        for (const int stages : {3, 4, 6})
+        for (const int stages : {2, 3, 4, 6})
           for (const int blocks : {1, 2})
             for (const int split : {1, 2, 4, 8}) {
               c.units = units, c.stages = stages, c.blocks_per_sm = blocks, c.split_k = split;

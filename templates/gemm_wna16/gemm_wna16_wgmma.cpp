@@ -128,7 +128,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
   c.kernel = "wgmma";
   for (c.tile_m = 16; c.tile_m <= 256; c.tile_m *= 2) {
     if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;
-    for (const auto& [tile_n, warps_n] : {std::pair{128, 8}, {256, 8}, {256, 16}})
+    for (const auto& [tile_n, warps_n] : {std::pair{128, 8}, {256, 8}})
       for (const int units : {1, 2, 4, 8})
         for (const int stages : {2, 3, 4, 6})
           for (const int split : {1, 2, 3, 4, 8}) {
@@ -172,15 +172,12 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   const double dram =
       blocks * w_bytes / shared_by / dram_rate(arch, blocks, (c.stages - 1) * (w_bytes + x_bytes));
   const double l2 =
-      std::max((w_bytes + x_bytes) / sm_rate(arch), blocks * (w_bytes + x_bytes) / 5.5e6);
-  // A product of 64 rows by n tokens takes n / 2 clocks of all four tensor cores, 0.85 of the peak
-  // being what is reached; a fragment 30 issues of the warp that makes it, two of which an SM's
-  // quarter has in turns.
+      std::max((w_bytes + x_bytes) / sm_rate(arch), blocks * (w_bytes + x_bytes) / 9e6);
+  // A product of 64 rows by n tokens takes n / 2 clocks of all four tensor cores, and 40 more, in
+  // which its fragments are made (H200, 16 to 256 tokens).
   const double k16 = columns / 16.0, row_blocks = c.tile_n / 64.0;
-  const double math = k16 * row_blocks * c.tile_m / 2 / 0.85 / clocks_per_us;
-  const double issue = k16 * row_blocks * (p.zero_points ? 40 : 32) / clocks_per_us;
-  const double alone = k16 * row_blocks / 2 * (c.tile_m / 2 + 70) / clocks_per_us;
-  const double step = overlapped({dram, l2, std::max(math, std::max(issue, alone))});
+  const double math = k16 * row_blocks * (c.tile_m / 2 + 40) / 0.95 / clocks_per_us;
+  const double step = overlapped({dram, l2, math});
   const double sums = c.tile_m * c.tile_n * 4.0;
   const double split =
       c.split_k == 1

@@ -18,13 +18,11 @@
 // Tunables (Config)
 //   tile_m    tokens of a tile, multiples of 16 up to 256
 //   tile_n    rows of w of a tile: 64 or 128 for each warpgroup
-//   warps_n   warps that multiply: 8 or 16, two or four warpgroups; four hide more latency where
-//             there are few tokens
+//   warps_n   warps that multiply: 8 or 16, two or four warpgroups
 //   units     units of 512 bytes that a row tile advances at a stage
 //   stages    depth of the ring
 //   split_k   blocks that share an output tile; each leaves fp32 sums in the workspace and the last
-//   to
-//             arrive adds them in order of k, so results do not depend on timing
+//             to arrive adds them in order of k, so results do not depend on timing
 //
 // Sources: PTX ISA 9.0, "wgmma.mma_async".
 #pragma once

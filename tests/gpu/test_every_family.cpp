@@ -5,10 +5,12 @@
 #include "templates/embedded.h"
 #include "templates/embedding/embedding.h"
 #include "templates/gemm/gemm.h"
+#include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/rope/rope_append.h"
 #include "tests/reference/attention.h"
 #include "tests/reference/gemm.h"
+#include "tests/reference/gemm_w8a8.h"
 #include "tests/reference/gemm_wna16.h"
 #include "tests/reference/rope.h"
 #include "tests/reference/sampling.h"
@@ -48,6 +50,20 @@ TEST_CASE("small: gemm_wna16") {
       GemmWna16Problem p;
       p.m = m, p.n = 80, p.k = 192, p.bits = bits, p.zero_points = bits == 4;
       check_family(gpu, family, to_params(p), reference_gemm_wna16, few());
+    }
+}
+
+TEST_CASE("small: products of 8 bits") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const GemmW8A8Family family;
+  for (const int m : {1, 16, 65})
+    for (const bool blocks : {false, true}) {
+      GemmW8A8Problem p;
+      p.m = m, p.n = 72, p.k = 176;
+      if (blocks) p.dtype = DType::e4m3, p.x_scale = "group", p.w_scale = "block";
+      if (unsupported(p, gpu.arch())) continue;
+      check_family(gpu, family, to_params(p), reference_gemm_w8a8, few());
     }
 }
 

@@ -19,9 +19,12 @@ const FusedGemmFamily& family() {
 /// Dtypes of the epilogue's parameters: B of biases, R of residuals, Q of codes, Y of results.
 Params problem(const std::string& epilogue, int m, int n, int k, DType y = DType::bf16,
                DType q = DType::e4m3, bool normalised = false) {
-  Params out = {{"m", m},           {"n", n},
-                {"k", k},           {"dtype", y == DType::f16 ? "f16" : "bf16"},
-                {"prologue", normalised ? "rmsnorm" : ""}, {"epilogue", epilogue}};
+  Params out = {{"m", m},
+                {"n", n},
+                {"k", k},
+                {"dtype", y == DType::f16 ? "f16" : "bf16"},
+                {"prologue", normalised ? "rmsnorm" : ""},
+                {"epilogue", epilogue}};
   if (normalised) out["eps"] = 1e-5;
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = std::string(name(param == "Q" ? q : param == "B" ? DType::bf16 : y));
@@ -34,11 +37,12 @@ void check(GpuFixture& gpu, const Params& p, const std::vector<GemmConfig>& conf
   for (const GemmConfig& config : configs)
     if (!family().reject_reason(p, to_params(config), gpu.arch()))
       options.configs.push_back(to_params(config));
-  check_family(gpu, family(), p,
-               [](const Params& problem, std::span<HostTensor> operands) {
-                 reference_fused_gemm(family(), problem, operands);
-               },
-               options);
+  check_family(
+      gpu, family(), p,
+      [](const Params& problem, std::span<HostTensor> operands) {
+        reference_fused_gemm(family(), problem, operands);
+      },
+      options);
 }
 
 GemmConfig gemv(int tile_m, int warps_n, int warps_k, int rows, int unroll, int stages,
@@ -131,9 +135,10 @@ TEST_CASE("candidates for gate and up of a feed-forward layer") {
   FamilyCheck options;
   options.max_candidates = 12;
   for (const int m : {1, 16, 130})
-    check_family(gpu, family(), problem("swiglu", m, 2048, 1024),
-                 [](const Params& p, std::span<HostTensor> operands) {
-                   reference_fused_gemm(family(), p, operands);
-                 },
-                 options);
+    check_family(
+        gpu, family(), problem("swiglu", m, 2048, 1024),
+        [](const Params& p, std::span<HostTensor> operands) {
+          reference_fused_gemm(family(), p, operands);
+        },
+        options);
 }

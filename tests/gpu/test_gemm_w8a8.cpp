@@ -98,7 +98,7 @@ TEST_CASE("every kernel of gemm_w8a8 agrees with loops on the CPU at odd shapes"
       }
 }
 
-TEST_CASE("Hopper's kernel of gemm_w8a8 agrees with loops on the CPU at odd shapes") {
+TEST_CASE("Hopper's kernel of gemm_w8a8 and cuBLASLt agree with loops on the CPU at odd shapes") {
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
   GpuFixture gpu;
   std::vector<GemmW8A8Config> configs;
@@ -109,6 +109,10 @@ TEST_CASE("Hopper's kernel of gemm_w8a8 agrees with loops on the CPU at odd shap
     configs.push_back(wgmma(128, 192, 4, false, 2, promote));
   }
   configs.push_back(wgmma(128, 128, 4, true, 1, 0));
+  GemmW8A8Config library;
+  library.kernel = "cublaslt";
+  for (library.algorithm = 0; library.algorithm < 3; ++library.algorithm)
+    configs.push_back(library);
   for (const Scheme& scheme : kSchemes)
     for (const auto& [n, k] : {std::pair{512, 64}, {504, 176}, {264, 1552}})
       for (const int m : {17, 64, 129, 300}) {

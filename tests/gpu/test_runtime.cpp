@@ -459,4 +459,6 @@ TEST_CASE("cuBLASLt is captured, and says what it cannot do") {
   CHECK_THROWS_AS(lt.workspace_bytes(shape, 999), InputError);
   CHECK_THROWS_AS(lt.num_algorithms({0, 64, 64, DType::bf16, DType::bf16}), InputError);
   CHECK_THROWS_AS(lt.num_algorithms({1, 64, 64, DType::i8, DType::bf16}), InputError);
+  CHECK_THROWS_AS(lt.num_algorithms({1, 64, 64, DType::e4m3, DType::bf16}), InputError);
+  CHECK_THROWS_AS(lt.num_algorithms({1, 64, 64, DType::bf16, DType::bf16, true}), InputError);
 }

@@ -50,6 +50,38 @@ using epilogue_fragment::epilogue;
 )");
 }
 
+TEST_CASE("a fragment of whole vectors checks neither ends nor alignment") {
+  CHECK_EQ(body_of(dsl::emit_fragment(kernel_of(kBiasGelu),
+                                      {{{"T", DType::bf16}}, {{"cols", 4096}}},
+                                      {.input = "acc", .whole = true}),
+                   "Epilogue"),
+           R"(struct EpilogueArgs {
+  const bf16* bias;  // [cols]
+  bf16* y;  // [rows, cols]
+  long long rows;
+  long long cols;
+};
+
+template <int N>
+__device__ inline void epilogue(const EpilogueArgs& args, long long row, long long col,
+                                const float (&acc)[N]) {
+  constexpr long long cols = 4096;
+  const auto bias = load<N>(args.bias + col);
+  Vector<bf16, N> new_y;
+#pragma unroll
+  for (int i = 0; i < N; ++i) {
+    const float h = acc[i] + to_f32(bias.at[i]);
+    new_y.at[i] = to_bf16(0.5f * h * (1.0f + erff(h * 0.70710677f)));
+  }
+  store(args.y + row * cols + col, new_y);
+}
+
+}
+using epilogue_fragment::EpilogueArgs;
+using epilogue_fragment::epilogue;
+)");
+}
+
 TEST_CASE("a fragment of interleaved pairs") {
   CHECK_EQ(
       body_of(dsl::emit_fragment(kernel_of(kSwiglu), {{{"T", DType::f16}}, {}}, {.input = "acc"}),

@@ -21,9 +21,12 @@ const FusedGemmFamily& family() {
 }
 
 Params problem(const std::string& epilogue, int m, int n, int k, const std::string& prologue = "") {
-  Params out = {{"m", m},          {"n", n},
-                {"k", k},          {"dtype", "bf16"},
-                {"prologue", prologue}, {"epilogue", epilogue}};
+  Params out = {{"m", m},
+                {"n", n},
+                {"k", k},
+                {"dtype", "bf16"},
+                {"prologue", prologue},
+                {"epilogue", epilogue}};
   if (!prologue.empty()) out["eps"] = 1e-5;
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = param == "Q" ? "e4m3" : "bf16";
@@ -41,7 +44,7 @@ GemmConfig wgmma() {
 GemmConfig gemv(int rows_per_warp) {
   GemmConfig c;
   c.kernel = "gemv";
-  c.tile_m = 1, c.warps_n = 4, c.warps_k = 2, c.rows_per_warp = rows_per_warp, c.unroll = 2;
+  c.tile_m = 1, c.warps_n = 4, c.warps_k = 2, c.rows_per_warp = rows_per_warp, c.unroll = 1;
   c.stages = 4, c.async_copy = true, c.blocks_per_sm = 2;
   return c;
 }
@@ -71,9 +74,8 @@ void compiles(const Params& p, const GemmConfig& config, const char* arch_name) 
   const Arch arch = parse_arch(arch_name);
   INFO(arch_name, " ", to_text(p), " ", to_text(to_params(config)));
   const KernelSource source = family().source(p, to_params(config), arch);
-  const KernelImage image =
-      nvrtc.compile({"fused_gemm", source.source, source.entry, arch, source.options},
-                    embedded_templates());
+  const KernelImage image = nvrtc.compile(
+      {"fused_gemm", source.source, source.entry, arch, source.options}, embedded_templates());
   CHECK_FALSE(image.cubin.empty());
   CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
   CHECK_EQ(image.report.stack_bytes, 0);
@@ -93,11 +95,12 @@ TEST_CASE("the shipped epilogues") {
 }
 
 TEST_CASE("fused problems follow the rules of families") {
-  for (const int m : {1, 16, 300})
+  // One row more needs no other kernel.
+  for (const int m : {3, 15, 300})
     for (const Params& p : {problem("swiglu", m, 28672, 4096), problem("bias_gelu", m, 511, 172),
                             problem("add", m, 4096, 512)})
       test::check_family_rules(family(), p);
-  for (const int m : {1, 16})
+  for (const int m : {3, 15})
     test::check_family_rules(family(), problem("swiglu", m, 2048, 512, "rmsnorm"));
   test::check_family_refuses_nonsense(family(), problem("swiglu", 4, 2048, 512));
   test::check_family_refuses_nonsense(family(), problem("cast", 4, 2048, 512, "rmsnorm"));
@@ -184,8 +187,7 @@ TEST_CASE("what cannot be fused is refused with its reason") {
   CHECK_EQ(complaint(wrong), "epilogue cast cannot have Y = i4");
   wrong["Y"] = "bf16";
   wrong["eps"] = 1e-5;
-  CHECK_EQ(complaint(wrong),
-           "a product with epilogue 'cast' and prologue '' has no field 'eps'");
+  CHECK_EQ(complaint(wrong), "a product with epilogue 'cast' and prologue '' has no field 'eps'");
   wrong["prologue"] = "rmsnorm";
   wrong["eps"] = -1;
   CHECK_EQ(complaint(wrong), "'eps' should be between 0 and 1");

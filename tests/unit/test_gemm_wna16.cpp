@@ -54,9 +54,9 @@ TEST_CASE("gemm_wna16 has a legal space at every number of rows") {
 }
 
 TEST_CASE("gemm_wna16 compiles for every architecture without spilling") {
-  for (const int m : {1, 16, 64, 256})
-    test::check_family_compiles(family, to_params(problem(m, 4096, 4096)), 2);
-  test::check_family_compiles(family, to_params(problem(8, 208, 1088, 8, 64, true)), 1);
+  for (const int m : {1, 16, 256})
+    test::check_family_compiles(family, to_params(problem(m, 4096, 4096)), 1);
+  test::check_family_compiles(family, to_params(problem(8, 208, 1088, 8, 64, true)), 0);
 }
 
 TEST_CASE("shapes that kernel order cannot hold are refused with a sentence") {
@@ -90,8 +90,12 @@ TEST_CASE("repacking keeps the rules of a family and compiles") {
       p.source = source, p.part = part, p.n = 272, p.k = 320;
       if (repack->unsupported(to_params(p), arch)) continue;
       test::check_family_rules(*repack, to_params(p));
-      if (p.part == "codes") test::check_family_compiles(*repack, to_params(p), 0);
     }
+  for (const char* part : {"codes", "zeros"}) {
+    Wna16RepackProblem p;
+    p.part = part;
+    test::check_family_compiles(*repack, to_params(p), 0);
+  }
   test::check_family_refuses_nonsense(*repack, to_params(Wna16RepackProblem{}));
   Wna16RepackProblem p;
   p.part = "zeros", p.source = "int8";
