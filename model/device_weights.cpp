@@ -7,7 +7,6 @@
 #include <cstring>
 #include <map>
 #include <numeric>
-#include <optional>
 #include <string_view>
 
 #include "model/kernel_order.h"
@@ -167,16 +166,66 @@ LinearsByName quantised_linears(const ModelWeights& weights) {
   return out;
 }
 
-void send_codes(const LinearWeight& to, const LinearsByName& linears, DType dtype, ThreadPool& pool,
-                StagedUpload& upload) {
-  std::vector<const QuantisedLinear*> parts;
-  for (const std::string& module : to.modules) parts.push_back(linears.at(module));
-  const QuantisedMatrix matrix = join(parts, pool);
-  const KernelOrder ordered = kernel_order(matrix, dtype, pool);
-  upload.send(to.weight, ordered.codes.data(), 4 * ordered.codes.size());
-  upload.send(to.scales, ordered.scales.data(), 2 * ordered.scales.size());
-  upload.send(to.zeros, ordered.zeros.data(), ordered.zeros.size());
-  upload.send(to.order, matrix.order.data(), 4 * matrix.order.size());
+/// Whether the device can repack the codes: 4 bits, and rows in whole tiles of kernel order.
+bool repacks_on_device(const std::vector<const QuantisedLinear*>& parts) {
+  return std::ranges::all_of(parts, [](const QuantisedLinear* part) {
+    return part->bits == 4 && part->out_features % 16 == 0 && part->in_features % 64 == 0;
+  });
+}
+
+/// What sending quantised projections takes besides themselves.
+struct CodeSender {
+  const LinearsByName& linears;
+  DType dtype;
+  const Repack& repack;
+  ThreadPool& pool;
+  StagedUpload& upload;
+  const Buffer& scratch;  // codes of one projection as the checkpoint has them
+
+  void send(const LinearWeight& to) const {
+    std::vector<const QuantisedLinear*> parts;
+    for (const std::string& module : to.modules) parts.push_back(linears.at(module));
+    const bool on_device = repacks_on_device(parts);
+    const QuantisedMatrix matrix =
+        join(parts, pool, on_device ? JoinParts::without_codes : JoinParts::all);
+    const KernelOrder ordered = kernel_order(matrix, dtype, pool);
+    upload.send(to.scales, ordered.scales.data(), 2 * ordered.scales.size());
+    upload.send(to.zeros, ordered.zeros.data(), ordered.zeros.size());
+    upload.send(to.order, matrix.order.data(), 4 * matrix.order.size());
+    if (on_device)
+      send_packed(to, parts);
+    else
+      upload.send(to.weight, ordered.codes.data(), 4 * ordered.codes.size());
+  }
+
+ private:
+  /// One projection after another through the scratch buffer: what is enqueued on one stream takes
+  /// turns.
+  void send_packed(const LinearWeight& to, const std::vector<const QuantisedLinear*>& parts) const {
+    std::uint64_t out = to.weight;
+    for (const QuantisedLinear* part : parts) {
+      upload.send(scratch.address(), part->qweight.data(), part->qweight.size_bytes());
+      const Params problem = {{"part", "codes"},
+                              {"source", part->method == QuantMethod::awq ? "awq" : "gptq_v2"},
+                              {"n", part->out_features},
+                              {"k", part->in_features},
+                              {"group_size", part->group_size},
+                              {"act_order", to.reordered}};
+      std::vector<std::uint64_t> operands = {scratch.address()};
+      if (to.reordered) operands.push_back(to.order);
+      operands.push_back(out);
+      repack(problem, operands);
+      out += part->qweight.size_bytes();
+    }
+  }
+};
+
+/// Bytes of the largest projection whose codes the device repacks.
+std::size_t scratch_bytes(const LinearsByName& linears) {
+  std::size_t out = 0;
+  for (const auto& [name, linear] : linears)
+    if (linear->bits == 4) out = std::max(out, linear->qweight.size_bytes());
+  return out;
 }
 
 void require_16_bits(DType dtype) {
@@ -187,7 +236,8 @@ void require_16_bits(DType dtype) {
 }  // namespace
 
 DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const ModelWeights& weights,
-                             const Stream& stream, const LoadProgress& progress)
+                             const Stream& stream, const Repack& repack,
+                             const LoadProgress& progress)
     : addresses_(weight_layout(config, &weights)) {
   require_16_bits(dtype);
   const std::vector<Piece> all = pieces(config, addresses_);
@@ -195,12 +245,13 @@ DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const Model
   constexpr std::size_t half_bytes = std::size_t{16} << 20;
   StagedUpload upload(std::clamp(padded(buffer_.size_bytes() / 2), kAlignment, half_bytes), stream);
   const LinearsByName linears = quantised_linears(weights);
-  std::optional<ThreadPool> pool;
-  if (!linears.empty()) pool.emplace();
+  const Buffer scratch(scratch_bytes(linears));
+  ThreadPool pool(linears.empty() ? 1 : 0);
+  const CodeSender sender{linears, dtype, repack, pool, upload, scratch};
   std::size_t done = 0;
   for (const Piece& piece : all) {
     if (piece.codes)
-      send_codes(*piece.codes, linears, dtype, *pool, upload);
+      sender.send(*piece.codes);
     else
       send_elements(piece, weights.checkpoint, dtype, upload);
     done += piece.bytes();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "templates/embedded.h"
 #include "templates/utility/utility.h"
@@ -60,7 +61,15 @@ std::unique_ptr<GpuModel> GpuSession::open(const ModelConfig& config, const Mode
                                            DType dtype, const GpuModelOptions& options,
                                            const LoadProgress& progress) {
   const Stream stream;
-  DeviceWeights on_device(config, dtype, weights, stream, progress);
+  const Repack repack = [&](const Params& problem, std::span<const std::uint64_t> operands) {
+    const Family& family = kernels_.families().at("wna16_repack");
+    const ReadyKernel kernel =
+        kernels_.load(family, problem, kernels_.default_config(family, problem));
+    const std::vector<CUdeviceptr> addresses(operands.begin(), operands.end());
+    const Workspace none;
+    kernel.enqueue(stream, problem, addresses, none);
+  };
+  DeviceWeights on_device(config, dtype, weights, stream, repack, progress);
   return std::make_unique<GpuModel>(config, dtype, std::move(on_device), context_, kernels_,
                                     options);
 }

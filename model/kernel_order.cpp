@@ -79,7 +79,7 @@ KernelOrder kernel_order(const QuantisedMatrix& matrix, DType dtype, ThreadPool&
   const std::int64_t tile_words = kTileRows * matrix.words_per_row();
   pool.parallel_for(index(tiles), [&](std::size_t i) {
     const auto tile = static_cast<std::int64_t>(i);
-    tile_codes(matrix, tile, out.codes.data() + tile * tile_words);
+    if (!out.codes.empty()) tile_codes(matrix, tile, out.codes.data() + tile * tile_words);
     for (std::int64_t r = 0; r < kTileRows; ++r)
       for (std::int64_t g = 0; g < groups; ++g) {
         const std::size_t from = index((tile * kTileRows + r) * groups + g);

@@ -22,8 +22,8 @@ struct KernelOrderBytes {
 KernelOrderBytes kernel_order_bytes(std::int64_t out_features, std::int64_t in_features, int bits,
                                     std::int64_t group_size, bool zero_points);
 
-/// Rounds scales to `dtype`, bf16 or f16. Throws InputError unless there are a multiple of 16 rows
-/// and of 64 columns.
+/// Rounds scales to `dtype`, bf16 or f16. A matrix without codes stays without. Throws InputError
+/// unless there are a multiple of 16 rows and of 64 columns.
 KernelOrder kernel_order(const QuantisedMatrix& matrix, DType dtype, ThreadPool& pool);
 
 }  // namespace quern

@@ -15,21 +15,6 @@ constexpr std::int64_t kTaskRows = 16;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
-/// Inputs sorted by group, those of a group in their order.
-std::vector<std::int32_t> sorted_by_group(const QuantisedLinear& linear) {
-  if (linear.g_idx.empty()) return {};
-  std::vector<std::int32_t> order(linear.g_idx.size());
-  std::iota(order.begin(), order.end(), 0);
-  std::ranges::stable_sort(order, {}, [&](std::int32_t k) { return linear.group(k); });
-  for (std::int64_t k = 0; k < linear.in_features; ++k)
-    if (linear.group(order[index(k)]) != k / linear.group_size)
-      throw InputError(fmt::format(
-          "tensor \"{}.g_idx\" makes groups of different sizes, which only the CPU can run",
-          linear.name));
-  if (std::ranges::is_sorted(order)) return {};
-  return order;
-}
-
 /// Words of outputs [begin, end) of GPTQ, of columns from `column` on, in any order.
 void gather_gptq(const QuantisedLinear& linear, const std::vector<std::int32_t>& order,
                  std::int64_t begin, std::int64_t end, std::int64_t column, std::uint32_t* out,
@@ -64,7 +49,7 @@ void convert_rows(const QuantisedLinear& linear, std::int64_t begin, std::int64_
   const std::int64_t words = out.words_per_row(), groups = out.num_groups();
   const std::int64_t per_word = linear.codes_per_word();
   std::uint32_t* codes = out.codes.data() + first_row * words;
-  for (std::int64_t w = 0; w < words; ++w) {
+  for (std::int64_t w = 0; w < words && !out.codes.empty(); ++w) {
     if (!out.order.empty()) {
       gather_gptq(linear, out.order, begin, end, w * per_word, codes + w, words);
     } else if (linear.method == QuantMethod::awq) {
@@ -85,6 +70,20 @@ void convert_rows(const QuantisedLinear& linear, std::int64_t begin, std::int64_
 
 }  // namespace
 
+std::vector<std::int32_t> sorted_by_group(const QuantisedLinear& linear) {
+  if (linear.g_idx.empty()) return {};
+  std::vector<std::int32_t> order(linear.g_idx.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::ranges::stable_sort(order, {}, [&](std::int32_t k) { return linear.group(k); });
+  for (std::int64_t k = 0; k < linear.in_features; ++k)
+    if (linear.group(order[index(k)]) != k / linear.group_size)
+      throw InputError(fmt::format(
+          "tensor \"{}.g_idx\" makes groups of different sizes, which only the CPU can run",
+          linear.name));
+  if (std::ranges::is_sorted(order)) return {};
+  return order;
+}
+
 bool can_join(std::span<const QuantisedLinear* const> parts) {
   const QuantisedLinear& first = *parts.front();
   return std::ranges::all_of(parts, [&](const QuantisedLinear* part) {
@@ -94,7 +93,8 @@ bool can_join(std::span<const QuantisedLinear* const> parts) {
   });
 }
 
-QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool) {
+QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool,
+                     JoinParts what) {
   const QuantisedLinear& first = *parts.front();
   QuantisedMatrix out;
   out.bits = first.bits;
@@ -111,7 +111,7 @@ QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& 
       tasks.push_back({part, begin, out.out_features});
     out.out_features += part->out_features;
   }
-  out.codes.resize(index(out.out_features * out.words_per_row()));
+  if (what == JoinParts::all) out.codes.resize(index(out.out_features * out.words_per_row()));
   out.scales.resize(index(out.out_features * out.num_groups()));
   if (first.zero_points) out.zeros.resize(out.scales.size());
   pool.parallel_for(tasks.size(), [&](std::size_t i) {

@@ -26,12 +26,22 @@ struct QuantisedMatrix {
   std::int64_t words_per_row() const { return in_features * bits / 32; }
 };
 
+/// Inputs sorted by group, those of a group in their order: `order` of the matrix. Empty where they
+/// are in their place. Throws InputError where g_idx does not give every group as many inputs as
+/// the others.
+std::vector<std::int32_t> sorted_by_group(const QuantisedLinear& linear);
+
 /// Whether projections of one input can be rows of one matrix: the same packing and the same
 /// groups.
 bool can_join(std::span<const QuantisedLinear* const> parts);
 
-/// Rows of several projections, which can_join() allows, one after another. Throws InputError where
-/// g_idx does not give every group as many inputs as the others.
-QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool);
+/// What join() converts: `without_codes` leaves the codes empty, for whoever repacks them
+/// elsewhere.
+enum class JoinParts { all, without_codes };
+
+/// Rows of several projections, which can_join() allows, one after another. Throws InputError as
+/// sorted_by_group() does.
+QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool,
+                     JoinParts what = JoinParts::all);
 
 }  // namespace quern
