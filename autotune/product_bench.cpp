@@ -9,9 +9,10 @@
 namespace quern {
 namespace {
 
-// That take part, the best by the tuner's trials: those of a race that they lost are of few samples.
+// That take part, the best by the tuner's trials: those of a race that they lost are of few
+// samples.
 constexpr std::size_t kOwnConfigs = 5, kLibraryConfigs = 3;
-constexpr std::size_t kStreamConfigs = 8;   // the best of so many is what reading takes
+constexpr std::size_t kStreamConfigs = 8;  // the best of so many is what reading takes
 
 /// Candidates by the tuner's own times, those without one last.
 std::vector<std::size_t> by_time(const ProblemReport& tuned) {

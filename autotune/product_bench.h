@@ -24,8 +24,8 @@ struct ProductResult {
   /// The best of cuBLASLt's algorithms for the same problem, where it has one.
   Params library_config;
   Timing library;
-  Timing dense;         // the best of cuBLASLt's for bf16 or f16 inputs and weights of the same shape
-  double read_us = 0;   // of a kernel that only reads as many bytes
+  Timing dense;  // the best of cuBLASLt's for bf16 or f16 inputs and weights of the same shape
+  double read_us = 0;        // of a kernel that only reads as many bytes
   bool library_won = false;  // the race of the tuner
 
   double bytes_per_second() const { return cost.bytes / (timing.median_us * 1e-6); }
@@ -37,8 +37,8 @@ ordered_json to_json(const ProductResult& result);
 class ProductBench {
  public:
   explicit ProductBench(KernelLibrary& library) : library_(library) {}
-  /// Own kernel and library's take turns. Throws InputError for an unsupported problem, CompileError,
-  /// OutOfMemoryError, CudaError.
+  /// Own kernel and library's take turns. Throws InputError for an unsupported problem,
+  /// CompileError, OutOfMemoryError, CudaError.
   ProductResult measure(const std::string& name, const ProblemReport& tuned);
 
  private:

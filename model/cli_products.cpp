@@ -25,21 +25,20 @@ struct Variant {
 std::vector<Variant> variants() {
   const auto w8a8 = [](const char* name, const char* dtype, const char* x_scale,
                        const char* w_scale) {
-    return Variant{"gemm_w8a8", name, {{"dtype", dtype}, {"x_scale", x_scale}, {"w_scale", w_scale}}};
+    return Variant{
+        "gemm_w8a8", name, {{"dtype", dtype}, {"x_scale", x_scale}, {"w_scale", w_scale}}};
   };
   const auto wna16 = [](const char* name, int bits, bool zero_points) {
-    return Variant{"gemm_wna16",
-                   name,
-                   {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
+    return Variant{
+        "gemm_wna16",
+        name,
+        {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
   };
-  return {{"gemm", "bf16", {{"dtype", "bf16"}}},
-          wna16("w4a16", 4, false),
-          wna16("w4a16-zero-points", 4, true),
-          wna16("w8a16", 8, false),
-          w8a8("int8", "i8", "token", "channel"),
-          w8a8("fp8", "e4m3", "tensor", "tensor"),
-          w8a8("fp8-token", "e4m3", "token", "channel"),
-          w8a8("fp8-block", "e4m3", "group", "block")};
+  return {
+      {"gemm", "bf16", {{"dtype", "bf16"}}},         wna16("w4a16", 4, false),
+      wna16("w4a16-zero-points", 4, true),           wna16("w8a16", 8, false),
+      w8a8("int8", "i8", "token", "channel"),        w8a8("fp8", "e4m3", "tensor", "tensor"),
+      w8a8("fp8-token", "e4m3", "token", "channel"), w8a8("fp8-block", "e4m3", "group", "block")};
 }
 
 Variant variant_of(const ProductOptions& options) {
@@ -79,7 +78,9 @@ std::vector<NamedProduct> products_of(const ModelConfig& config, DType dtype) {
 std::string us(const Timing& timing) {
   return timing.num_samples == 0 ? "-" : fmt::format("{:.2f}", timing.median_us);
 }
-std::string ratio(double a, double b) { return a > 0 && b > 0 ? fmt::format("{:.3f}", a / b) : "-"; }
+std::string ratio(double a, double b) {
+  return a > 0 && b > 0 ? fmt::format("{:.3f}", a / b) : "-";
+}
 
 /// Only what differs from the family's other configs in a table: tunables that are not 0.
 std::string short_config(const Params& config) {
@@ -129,7 +130,8 @@ void bench_products(const Common& common, const ProductOptions& options) {
   for (const int rows : options.rows)
     for (const auto& [product, out] : products) {
       const auto& only = options.products;
-      if (!only.empty() && std::find(only.begin(), only.end(), product.name) == only.end()) continue;
+      if (!only.empty() && std::find(only.begin(), only.end(), product.name) == only.end())
+        continue;
       if (product.name == "lm_head" && rows > kMostRowsOfHead) continue;
       Params problem = {{"m", rows}, {"n", product.n}, {"k", product.k}};
       problem.update(variant.fields);
@@ -148,8 +150,8 @@ void bench_products(const Common& common, const ProductOptions& options) {
   ProgressLine line(common);
   for (std::size_t i = 0; i < report.problems.size(); ++i) {
     const ProblemReport& tuned = report.problems[i];
-    line.update(fmt::format("measuring {}/{}  {}", i + 1, report.problems.size(),
-                            to_text(tuned.problem)));
+    line.update(
+        fmt::format("measuring {}/{}  {}", i + 1, report.problems.size(), to_text(tuned.problem)));
     results.push_back(bench.measure(names.at(to_key(tuned.problem)), tuned));
     rows.push_back(quern::to_json(results.back()));
   }

@@ -44,9 +44,9 @@ void encode_tensor_map(std::byte* to, const TensorMapSpec& spec, CUdeviceptr add
   const cuuint32_t steps[2] = {1, 1};
   CUtensorMap map;
   check(driver().TensorMapEncodeTiled(
-      &map, type_of(spec.dtype), 2, reinterpret_cast<void*>(address), extents, &row_bytes, box, steps,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-      CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
+      &map, type_of(spec.dtype), 2, reinterpret_cast<void*>(address), extents, &row_bytes, box,
+      steps, CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE));
   std::memcpy(to, &map, sizeof map);
 }
 

@@ -13,8 +13,8 @@
 namespace quern {
 namespace {
 
-constexpr int kThreads = 384;   // two warpgroups that multiply, one that copies
-constexpr int kMaxSums = 128;   // of a thread: accumulators
+constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
+constexpr int kMaxSums = 128;  // of a thread: accumulators
 constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -41,8 +41,8 @@ std::optional<std::string> reject_wgmma(const GemmProblem& p, const GemmConfig& 
                                         const Arch& arch) {
   if (!arch.has_wgmma()) return fmt::format("{} has no wgmma", arch.name());
   if (p.n % 8 != 0 || p.k % 8 != 0)
-    return fmt::format("TMA copies rows of whole 16 bytes: n and k are multiples of 8, not {} and {}",
-                       p.n, p.k);
+    return fmt::format(
+        "TMA copies rows of whole 16 bytes: n and k are multiples of 8, not {} and {}", p.n, p.k);
   if (c.tile_k != 64) return "tile_k is 64, the span of the swizzle";
   const int rows = rows_of_group(c);
   if (rows < 64 || rows % 64 != 0)
@@ -126,8 +126,9 @@ void add_usual_wgmma(std::vector<GemmConfig>& points) {
     int tile_m, tile_n, stages;
     bool pingpong;
   };
-  for (const Shape& s : {Shape{128, 256, 4, false}, Shape{128, 192, 5, false},
-                         Shape{128, 128, 6, true}, Shape{128, 96, 7, false}, Shape{64, 128, 8, true}})
+  for (const Shape& s :
+       {Shape{128, 256, 4, false}, Shape{128, 192, 5, false}, Shape{128, 128, 6, true},
+        Shape{128, 96, 7, false}, Shape{64, 128, 8, true}})
     for (const int group_m : {1, 4, 8}) {
       c.tile_m = s.tile_m, c.tile_n = s.tile_n, c.stages = s.stages, c.pingpong = s.pingpong;
       c.group_m = group_m;
@@ -178,8 +179,8 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double l2 = (x_bytes + w_bytes / c.cluster) / sm_rate(arch);
   const double shared_by = std::min<double>(double(tiles_m(p, c)), c.group_m * c.cluster);
   const double blocks = at_once * c.cluster;
-  const double dram = blocks * w_bytes / shared_by /
-                      dram_rate(arch, blocks, (c.stages - 1) * (x_bytes + w_bytes));
+  const double dram =
+      blocks * w_bytes / shared_by / dram_rate(arch, blocks, (c.stages - 1) * (x_bytes + w_bytes));
   const double latency = kDramLatencyUs / (c.stages - 1);
   const double step = overlapped({math, smem, l2, dram, latency});
   const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;

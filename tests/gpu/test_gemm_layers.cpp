@@ -10,8 +10,8 @@
 #include "tests/support/gpu.h"
 #include "tests/support/support.h"
 
-// The products of real models' layers at every number of rows that matters, against the naive kernel
-// on the device, which tests/gpu/test_gemm.cpp holds against loops on the CPU.
+// The products of real models' layers at every number of rows that matters, against the naive
+// kernel on the device, which tests/gpu/test_gemm.cpp holds against loops on the CPU.
 
 using namespace quern;
 using namespace quern::test;
@@ -43,7 +43,8 @@ std::vector<Params> configs_of(const Family& family, const Params& problem, cons
 void check_layers(const std::vector<Shape>& shapes) {
   const GpuFixture gpu;
   const TemporaryFolder folder;
-  KernelLibrary library(gpu.context, FamilyRegistry::shipped(embedded_templates()), {folder.path(), {}, 0});
+  KernelLibrary library(gpu.context, FamilyRegistry::shipped(embedded_templates()),
+                        {folder.path(), {}, 0});
   const Family& family = library.families().at("gemm");
   for (const Shape& shape : shapes)
     for (const int m : kRows) {
@@ -78,5 +79,6 @@ TEST_CASE("products of an eighth of Llama-3-70B") {
 
 TEST_CASE("products of Llama-3.2-1B, and odd ones") {
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
-  check_layers({{3072, 2048}, {2048, 2048}, {16384, 2048}, {2048, 8192}, {1001, 1003}, {4104, 264}});
+  check_layers(
+      {{3072, 2048}, {2048, 2048}, {16384, 2048}, {2048, 8192}, {1001, 1003}, {4104, 264}});
 }

@@ -22,8 +22,8 @@ void check_against_cpu(GpuSession& session, const Quantization& quantization,
   test::write_quantised_model(test::bundled_model(), folder.path(), quantization, own_orders);
   const test::Expected expected =
       test::load_expected(test::bundled_model() / "expected.safetensors");
-  const auto ids = std::span(expected.input_ids)
-                       .first(std::min<std::size_t>(70, expected.input_ids.size()));
+  const auto ids =
+      std::span(expected.input_ids).first(std::min<std::size_t>(70, expected.input_ids.size()));
   const ModelConfig config = load_config(folder.path());
   CpuBackend cpu(folder.path());
   GpuBackend gpu(config, session.open(config, load_weights(folder.path(), config),
