@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "templates/common/stub.h"
+#include "templates/common/tunables.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm/gemm_args.h"
 #include "templates/gemm/gemm_wgmma.h"
@@ -15,20 +16,10 @@ namespace {
 using Reason = std::optional<std::string>;
 
 constexpr int kMaxExtent = 1 << 20;
-constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// The values that each integer tunable may take; 0 is that of a kernel that lacks it.
-struct IntSpace {
-  const char* name;
-  int GemmConfig::*member;
-  std::vector<int> values;
-};
-
-const std::vector<IntSpace>& int_spaces() {
+const std::vector<IntTunable<GemmConfig>>& tunables() {
   using C = GemmConfig;
-  static const std::vector<IntSpace> spaces = {
+  static const std::vector<IntTunable<C>> tunables = {
       {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
       {"tile_n", &C::tile_n, {0, 32, 64, 96, 128, 160, 192, 224, 256}},
       {"tile_k", &C::tile_k, {0, 32, 64, 128}},
@@ -44,39 +35,11 @@ const std::vector<IntSpace>& int_spaces() {
       {"cluster", &C::cluster, {0, 1, 2}},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
-  return spaces;
+  return tunables;
 }
 
-/// Tunables that the kernel has, others being 0 (algorithm 0 is cuBLASLt's first).
 Reason outside_space(const GemmConfig& config, std::initializer_list<std::string_view> used) {
-  for (const IntSpace& space : int_spaces()) {
-    const int value = config.*space.member;
-    const bool has = std::find(used.begin(), used.end(), space.name) != used.end();
-    if (!has && value != 0)
-      return fmt::format("{} has no tunable {}, which should be 0", config.kernel, space.name);
-    if (has && (value == 0 ||
-                std::find(space.values.begin(), space.values.end(), value) == space.values.end()))
-      return fmt::format("{} = {} is not in the space of {}", space.name, value, config.kernel);
-  }
-  return std::nullopt;
-}
-
-Reason too_much_smem(int smem_bytes, int blocks_per_sm, const Arch& arch) {
-  constexpr int kReserved = 1024;  // of each block, by the system
-  if (smem_bytes > arch.smem_per_block_bytes)
-    return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem_bytes,
-                       arch.name(), arch.smem_per_block_bytes);
-  if (std::int64_t{blocks_per_sm} * (smem_bytes + kReserved) > arch.smem_per_sm_bytes)
-    return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
-                       blocks_per_sm, smem_bytes, arch.name(), arch.smem_per_sm_bytes);
-  return std::nullopt;
-}
-
-Reason too_many_registers(int registers, int threads, const Arch& arch) {
-  const int available = std::min(255, arch.registers_per_sm / threads);
-  if (registers > available)
-    return fmt::format("needs about {} registers a thread, {} are available", registers, available);
-  return std::nullopt;
+  return quern::outside_space(tunables(), config, used);
 }
 
 int smem_bytes_of_gemv(const GemmProblem& p, const GemmConfig& c) {
@@ -247,8 +210,7 @@ std::vector<Tunable> GemmFamily::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
   out.push_back({"kernel", {"gemv", "mma", "wgmma", "cublaslt", "reference"}});
-  for (const IntSpace& space : int_spaces())
-    out.push_back({space.name, {space.values.begin(), space.values.end()}});
+  append(tunables(), out);
   out.push_back({"async_copy", {false, true}});
   out.push_back({"pingpong", {false, true}});
   return out;

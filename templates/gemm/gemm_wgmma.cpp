@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "templates/common/roofline.h"
+#include "templates/common/tunables.h"
 #include "templates/common/wgmma.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm/gemm_args.h"
@@ -15,9 +16,6 @@ namespace {
 
 constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
 constexpr int kMaxSums = 128;  // of a thread: accumulators
-constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 int smem_bytes(const GemmConfig& c) {
   return wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages);

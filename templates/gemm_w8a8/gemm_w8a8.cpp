@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "templates/common/stub.h"
+#include "templates/common/tunables.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm/gemm_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
@@ -17,20 +18,10 @@ using Reason = std::optional<std::string>;
 
 constexpr int kMaxExtent = 1 << 20;
 constexpr int kMaxInt8K = (1 << 17) - 1;  // k * 128 * 128 stays below 2^31
-constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// The values that each integer tunable may take; 0 is that of a kernel that lacks it.
-struct IntSpace {
-  const char* name;
-  int GemmW8A8Config::*member;
-  std::vector<int> values;
-};
-
-const std::vector<IntSpace>& int_spaces() {
+const std::vector<IntTunable<GemmW8A8Config>>& tunables() {
   using C = GemmW8A8Config;
-  static const std::vector<IntSpace> spaces = {
+  static const std::vector<IntTunable<C>> tunables = {
       {"tile_m", &C::tile_m, {0, 8, 16, 32, 64, 128, 256}},
       {"tile_n", &C::tile_n, {0, 32, 64, 96, 128, 160, 192, 224, 256}},
       {"tile_k", &C::tile_k, {0, 64, 128}},
@@ -43,44 +34,17 @@ const std::vector<IntSpace>& int_spaces() {
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
-      {"promote", &C::promote, {0, 1, 4}},
+      {"promote", &C::promote, {0, 1, 4}, true},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
-  return spaces;
+  return tunables;
 }
 
-/// Tunables that the kernel has, others being 0. `promote` may be 0 where it is one.
+/// Tunables that the kernel has, others being 0.
 Reason outside_space(const GemmW8A8Config& config, std::initializer_list<std::string_view> used) {
   if (config.pingpong && config.kernel != "wgmma")
     return fmt::format("{} has no tunable pingpong, which should be false", config.kernel);
-  for (const IntSpace& space : int_spaces()) {
-    const int value = config.*space.member;
-    const bool has = std::find(used.begin(), used.end(), space.name) != used.end();
-    if (!has && value != 0)
-      return fmt::format("{} has no tunable {}, which should be 0", config.kernel, space.name);
-    if (has && ((value == 0 && space.member != &GemmW8A8Config::promote) ||
-                std::find(space.values.begin(), space.values.end(), value) == space.values.end()))
-      return fmt::format("{} = {} is not in the space of {}", space.name, value, config.kernel);
-  }
-  return std::nullopt;
-}
-
-Reason too_much_smem(int smem_bytes, int blocks_per_sm, const Arch& arch) {
-  constexpr int kReserved = 1024;  // of each block, by the system
-  if (smem_bytes > arch.smem_per_block_bytes)
-    return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem_bytes,
-                       arch.name(), arch.smem_per_block_bytes);
-  if (std::int64_t{blocks_per_sm} * (smem_bytes + kReserved) > arch.smem_per_sm_bytes)
-    return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
-                       blocks_per_sm, smem_bytes, arch.name(), arch.smem_per_sm_bytes);
-  return std::nullopt;
-}
-
-Reason too_many_registers(int registers, int threads, const Arch& arch) {
-  const int available = std::min(255, arch.registers_per_sm / threads);
-  if (registers > available)
-    return fmt::format("needs about {} registers a thread, {} are available", registers, available);
-  return std::nullopt;
+  return quern::outside_space(tunables(), config, used);
 }
 
 int smem_bytes_of_few_rows(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
@@ -290,8 +254,7 @@ std::vector<Tunable> GemmW8A8Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
   out.push_back({"kernel", {"few_rows", "mma", "wgmma", "cublaslt", "reference"}});
-  for (const IntSpace& space : int_spaces())
-    out.push_back({space.name, {space.values.begin(), space.values.end()}});
+  append(tunables(), out);
   out.push_back({"pingpong", {false, true}});
   return out;
 }

@@ -6,6 +6,7 @@
 #include <cstddef>
 
 #include "templates/common/roofline.h"
+#include "templates/common/tunables.h"
 #include "templates/common/wgmma.h"
 #include "templates/gemm/gemm_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
@@ -18,8 +19,6 @@ constexpr int kTileK = 128;    // elements, the span of the swizzle in bytes
 /// 32-bit sums of a thread, those of the tensor cores and those that they are promoted to. The rest
 /// of its 232 registers are addresses, scales and the epilogue.
 constexpr int kMaxSums = 192;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 /// In pairs of elements, as gemm's kernel counts them.
 int smem_bytes(const GemmW8A8Config& c, int stages) {

@@ -5,6 +5,7 @@
 #include <initializer_list>
 
 #include "templates/common/stub.h"
+#include "templates/common/tunables.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
 #include "templates/gemm_wna16/gemm_wna16_wgmma.h"
@@ -15,20 +16,10 @@ namespace {
 using Reason = std::optional<std::string>;
 
 constexpr int kMaxExtent = 1 << 20;
-constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
 
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
-
-/// The values that each integer tunable may take; 0 is that of a kernel that lacks it.
-struct IntSpace {
-  const char* name;
-  int GemmWna16Config::*member;
-  std::vector<int> values;
-};
-
-const std::vector<IntSpace>& int_spaces() {
+const std::vector<IntTunable<GemmWna16Config>>& tunables() {
   using C = GemmWna16Config;
-  static const std::vector<IntSpace> spaces = {
+  static const std::vector<IntTunable<C>> tunables = {
       {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
       {"tile_n", &C::tile_n, {0, 32, 48, 64, 96, 128, 160, 192, 224, 256}},
       {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 16}},
@@ -38,21 +29,11 @@ const std::vector<IntSpace>& int_spaces() {
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8}},
   };
-  return spaces;
+  return tunables;
 }
 
-/// Tunables that the kernel has are in the space, the others 0.
 Reason outside_space(const GemmWna16Config& config, std::initializer_list<std::string_view> used) {
-  for (const IntSpace& space : int_spaces()) {
-    const int value = config.*space.member;
-    const bool has = std::find(used.begin(), used.end(), space.name) != used.end();
-    if (!has && value != 0)
-      return fmt::format("{} has no tunable {}, which should be 0", config.kernel, space.name);
-    if (has && (value == 0 ||
-                std::find(space.values.begin(), space.values.end(), value) == space.values.end()))
-      return fmt::format("{} = {} is not in the space of {}", space.name, value, config.kernel);
-  }
-  return std::nullopt;
+  return quern::outside_space(tunables(), config, used);
 }
 
 int out_bytes(const GemmWna16Problem& p) { return static_cast<int>(size_bits(p.out_dtype)) / 8; }
@@ -103,20 +84,12 @@ Reason reject_ring(const GemmWna16Problem& p, const GemmWna16Config& c, const Ar
   if (threads(c, arch) > 544)
     return fmt::format("{} threads are more than 544 a block", threads(c, arch));
   const int blocks = std::max(1, c.blocks_per_sm), smem = smem_bytes(p, c);
-  constexpr int kReserved = 1024;  // of each block, by the system
-  if (smem > arch.smem_per_block_bytes)
-    return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem, arch.name(),
-                       arch.smem_per_block_bytes);
-  if (std::int64_t{blocks} * (smem + kReserved) > arch.smem_per_sm_bytes)
-    return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
-                       blocks, smem, arch.name(), arch.smem_per_sm_bytes);
+  if (auto why = too_much_smem(smem, blocks, arch)) return why;
   if (threads(c, arch) * blocks > arch.max_threads_per_sm)
     return fmt::format("{} blocks of {} threads do not fit an SM of {} with {}", blocks,
                        threads(c, arch), arch.name(), arch.max_threads_per_sm);
-  const int available = std::min(255, arch.registers_per_sm / (threads(c, arch) * blocks));
-  if (estimated_registers(p, c) > available)
-    return fmt::format("needs about {} registers a thread, {} are available",
-                       estimated_registers(p, c), available);
+  if (auto why = too_many_registers(estimated_registers(p, c), threads(c, arch) * blocks, arch))
+    return why;
   if (tiles(p, c) * c.split_k > 0x7fffffff) return "more blocks than a grid can have";
   if (c.split_k > 1) {
     const std::int64_t counters = c.kernel == "stream" ? sets(p, c, arch) : tiles(p, c);
@@ -232,8 +205,7 @@ std::vector<Tunable> GemmWna16Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
   out.push_back({"kernel", {"stream", "mma", "wgmma", "reference"}});
-  for (const IntSpace& space : int_spaces())
-    out.push_back({space.name, {space.values.begin(), space.values.end()}});
+  append(tunables(), out);
   return out;
 }
 

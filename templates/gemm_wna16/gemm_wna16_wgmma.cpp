@@ -6,15 +6,12 @@
 #include <cstddef>
 
 #include "templates/common/roofline.h"
+#include "templates/common/tunables.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 namespace {
-
-constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
-
-std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
 int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return wna16_wgmma_smem_bytes(p.bits, p.group_size, p.zero_points, c.tile_m, c.tile_n, c.units,

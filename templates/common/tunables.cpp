@@ -1,0 +1,23 @@
+#include "templates/common/tunables.h"
+
+namespace quern {
+
+std::optional<std::string> too_much_smem(int smem_bytes, int blocks_per_sm, const Arch& arch) {
+  constexpr int kReserved = 1024;  // of each block, by the system
+  if (smem_bytes > arch.smem_per_block_bytes)
+    return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem_bytes,
+                       arch.name(), arch.smem_per_block_bytes);
+  if (std::int64_t{blocks_per_sm} * (smem_bytes + kReserved) > arch.smem_per_sm_bytes)
+    return fmt::format("{} blocks of {} bytes of shared memory do not fit an SM of {} with {}",
+                       blocks_per_sm, smem_bytes, arch.name(), arch.smem_per_sm_bytes);
+  return std::nullopt;
+}
+
+std::optional<std::string> too_many_registers(int registers, int threads, const Arch& arch) {
+  const int available = std::min(255, arch.registers_per_sm / threads);
+  if (registers > available)
+    return fmt::format("needs about {} registers a thread, {} are available", registers, available);
+  return std::nullopt;
+}
+
+}  // namespace quern

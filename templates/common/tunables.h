@@ -1,0 +1,63 @@
+#pragma once
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <initializer_list>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "runtime/base/arch.h"
+#include "templates/family.h"
+
+// What the families of products share when they declare their spaces and refuse configs.
+
+namespace quern {
+
+inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Scratch that a launch may ask for.
+constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
+
+/// The values that an integer tunable may take; 0 is that of a kernel that lacks it.
+template <class Config>
+struct IntTunable {
+  const char* name;
+  int Config::*member;
+  std::vector<int> values;
+  bool zero_counts = false;  // 0 is also a value of kernels that have it
+};
+
+/// Why a config lies outside of its space, or nothing: tunables that its kernel uses have one of
+/// their values, the others are 0.
+template <class Config>
+std::optional<std::string> outside_space(const std::vector<IntTunable<Config>>& tunables,
+                                         const Config& config,
+                                         std::initializer_list<std::string_view> used) {
+  for (const IntTunable<Config>& tunable : tunables) {
+    const int value = config.*tunable.member;
+    const bool has = std::find(used.begin(), used.end(), tunable.name) != used.end();
+    if (!has && value != 0)
+      return fmt::format("{} has no tunable {}, which should be 0", config.kernel, tunable.name);
+    const auto& values = tunable.values;
+    if (has && ((value == 0 && !tunable.zero_counts) ||
+                std::find(values.begin(), values.end(), value) == values.end()))
+      return fmt::format("{} = {} is not in the space of {}", tunable.name, value, config.kernel);
+  }
+  return std::nullopt;
+}
+
+template <class Config>
+void append(const std::vector<IntTunable<Config>>& tunables, std::vector<Tunable>& space) {
+  for (const IntTunable<Config>& tunable : tunables)
+    space.push_back({tunable.name, {tunable.values.begin(), tunable.values.end()}});
+}
+
+/// Why so many blocks do not fit an SM, or one not a block's limit; or nothing.
+std::optional<std::string> too_much_smem(int smem_bytes, int blocks_per_sm, const Arch& arch);
+/// Why `threads` threads of an SM cannot have so many registers each, or nothing.
+std::optional<std::string> too_many_registers(int registers, int threads, const Arch& arch);
+
+}  // namespace quern
