@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "runtime/base/arch.h"
+#include "templates/common/workspace_args.h"
 #include "templates/family.h"
 
 // What the families of products share when they declare their spaces and refuse configs.
@@ -20,6 +21,12 @@ inline std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1
 
 /// Scratch that a launch may ask for.
 constexpr std::size_t kMaxWorkspaceBytes = std::size_t{256} << 20;
+
+/// What `split_k` blocks for each of `tiles` output tiles of so many fp32 sums need of it:
+/// counters, and the sums that each leaves; nothing without a split.
+inline std::size_t split_workspace_bytes(std::int64_t tiles, int split_k, std::int64_t sums) {
+  return split_k <= 1 ? 0 : kCounterBytes + static_cast<std::size_t>(tiles * split_k * sums) * 4;
+}
 
 /// The values that an integer tunable may take; 0 is that of a kernel that lacks it.
 template <class Config>

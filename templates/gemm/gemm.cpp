@@ -200,9 +200,7 @@ LaunchPlan plan(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   plan.grid[0] = static_cast<unsigned>(tiles * c.split_k);
   plan.block[0] = static_cast<unsigned>(c.warps_m * c.warps_n * 32);
   plan.smem_bytes = static_cast<unsigned>(mma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages));
-  if (c.split_k > 1)
-    plan.workspace_bytes = kCounterBytes + static_cast<std::size_t>(tiles * c.split_k) *
-                                               static_cast<std::size_t>(c.tile_m * c.tile_n) * 4;
+  plan.workspace_bytes = split_workspace_bytes(tiles, c.split_k, c.tile_m * c.tile_n);
   return plan;
 }
 

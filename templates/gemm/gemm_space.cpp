@@ -5,6 +5,7 @@
 #include "templates/gemm/gemm.h"
 #include "templates/gemm/gemm_args.h"
 #include "templates/gemm/gemm_wgmma.h"
+#include "templates/gemm/mma_points.h"
 
 // The space of the gemm family: the points that are distinct, why some are not worth a compile, and
 // the default, which is the best of a few by the model.
@@ -18,12 +19,6 @@ int rows_computed(const GemmProblem& p) {
   int rows = 1;
   while (rows < p.m) rows *= 2;
   return rows;
-}
-
-int round_up_to(int value, std::initializer_list<int> steps) {
-  for (const int step : steps)
-    if (value <= step) return step;
-  return *(steps.end() - 1);
 }
 
 void add_gemv(const GemmProblem& p, std::vector<GemmConfig>& out) {
@@ -45,35 +40,6 @@ void add_gemv(const GemmProblem& p, std::vector<GemmConfig>& out) {
             for (c.stages = 2; c.stages <= 3; ++c.stages) out.push_back(c);
           }
     }
-}
-
-void add_mma(const GemmProblem& p, std::vector<GemmConfig>& out) {
-  GemmConfig c;
-  for (c.tile_m = 16; c.tile_m <= 128; c.tile_m *= 2) {
-    if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;  // mostly padding
-    const int tiles_m = (p.m + c.tile_m - 1) / c.tile_m;
-    if (tiles_m > 2 && c.tile_m < 64) continue;  // each of them would read all of w
-    for (c.tile_n = 32; c.tile_n <= 256; c.tile_n *= 2)
-      for (c.tile_k = 32; c.tile_k <= 128; c.tile_k *= 2)
-        for (c.warps_m = 1; c.warps_m <= 4; c.warps_m *= 2)
-          for (c.warps_n = 1; c.warps_n <= 8; c.warps_n *= 2) {
-            const int warps = c.warps_m * c.warps_n;
-            if (warps < 2 || warps > 8) continue;
-            for (const int stages : {2, 3, 4, 6})
-              for (const int split_k : {1, 2, 3, 4, 6, 8, 16}) {
-                if (c.tile_m > 16 && split_k > 8) continue;  // sums of many rows cost more to add
-                c.stages = stages, c.split_k = split_k;
-                // A group of all tiles along m is the same whatever larger number it is given.
-                for (const int group_m : {1, 4, 8, 16}) {
-                  if (tiles_m <= 4 && group_m != round_up_to(tiles_m, {1, 4})) continue;
-                  if (tiles_m > 4 && group_m < 8) continue;  // these read w too often
-                  if (group_m > round_up_to(tiles_m, {1, 4, 8, 16})) continue;
-                  c.group_m = group_m;
-                  out.push_back(c);
-                }
-              }
-          }
-  }
 }
 
 void add_library(std::vector<GemmConfig>& out) {
@@ -184,7 +150,7 @@ RankedSpace ranked_space(const GemmProblem& p, const Arch& arch) {
   std::vector<GemmConfig> points;
   add_gemv(p, points);
   // One row alone: tensor cores would compute sixteen.
-  if (p.m > 1) add_mma(p, points);
+  if (p.m > 1) add_mma_points(p.m, 32, points);
   if (arch.has_wgmma()) add_wgmma(p, points);
   add_library(points);
   return rank_points(

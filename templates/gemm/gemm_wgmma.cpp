@@ -77,9 +77,7 @@ LaunchPlan plan_wgmma(const GemmProblem& p, const GemmConfig& c, const Arch& arc
   plan.cluster = static_cast<unsigned>(c.cluster);
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(c));
   plan.pdl = true;
-  if (c.split_k > 1)
-    plan.workspace_bytes = kCounterBytes + static_cast<std::size_t>(tiles(p, c) * c.split_k) *
-                                               static_cast<std::size_t>(c.tile_m * c.tile_n) * 4;
+  plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
   return plan;
 }
 

@@ -244,9 +244,7 @@ LaunchPlan plan(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& a
   plan.block[0] = static_cast<unsigned>(c.warps_m * c.warps_n * 32);
   plan.smem_bytes =
       static_cast<unsigned>(w8a8_mma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages));
-  if (c.split_k > 1)
-    plan.workspace_bytes = kCounterBytes + static_cast<std::size_t>(tiles * c.split_k) *
-                                               static_cast<std::size_t>(c.tile_m * c.tile_n) * 4;
+  plan.workspace_bytes = split_workspace_bytes(tiles, c.split_k, c.tile_m * c.tile_n);
   return plan;
 }
 

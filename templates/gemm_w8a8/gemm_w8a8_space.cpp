@@ -3,6 +3,7 @@
 
 #include "templates/common/roofline.h"
 #include "templates/gemm/gemm_args.h"
+#include "templates/gemm/mma_points.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
 #include "templates/gemm_w8a8/gemm_w8a8_args.h"
 #include "templates/gemm_w8a8/gemm_w8a8_wgmma.h"
@@ -14,12 +15,6 @@ namespace quern {
 namespace {
 
 using Reason = std::optional<std::string>;
-
-int round_up_to(int value, std::initializer_list<int> steps) {
-  for (const int step : steps)
-    if (value <= step) return step;
-  return *(steps.end() - 1);
-}
 
 void add_few_rows(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
   if (p.m > 16) return;
@@ -34,35 +29,6 @@ void add_few_rows(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
         for (c.stages = 2; c.stages <= 4; ++c.stages)
           for (c.blocks_per_sm = 1; c.blocks_per_sm <= 4; ++c.blocks_per_sm) out.push_back(c);
     }
-}
-
-void add_mma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
-  GemmW8A8Config c;
-  for (c.tile_m = 16; c.tile_m <= 128; c.tile_m *= 2) {
-    if (c.tile_m > 16 && c.tile_m >= 2 * p.m) break;  // mostly padding
-    const int tiles_m = (p.m + c.tile_m - 1) / c.tile_m;
-    if (tiles_m > 2 && c.tile_m < 64) continue;  // each of them would read all of w
-    for (c.tile_n = 32; c.tile_n <= 256; c.tile_n *= 2)
-      for (c.tile_k = 64; c.tile_k <= 128; c.tile_k *= 2)
-        for (c.warps_m = 1; c.warps_m <= 4; c.warps_m *= 2)
-          for (c.warps_n = 1; c.warps_n <= 8; c.warps_n *= 2) {
-            const int warps = c.warps_m * c.warps_n;
-            if (warps < 2 || warps > 8) continue;
-            for (const int stages : {2, 3, 4, 6})
-              for (const int split_k : {1, 2, 3, 4, 6, 8, 16}) {
-                if (c.tile_m > 16 && split_k > 8) continue;  // sums of many rows cost more to add
-                c.stages = stages, c.split_k = split_k;
-                // A group of all tiles along m is the same whatever larger number it is given.
-                for (const int group_m : {1, 4, 8, 16}) {
-                  if (tiles_m <= 4 && group_m != round_up_to(tiles_m, {1, 4})) continue;
-                  if (tiles_m > 4 && group_m < 8) continue;  // these read w too often
-                  if (group_m > round_up_to(tiles_m, {1, 4, 8, 16})) continue;
-                  c.group_m = group_m;
-                  out.push_back(c);
-                }
-              }
-          }
-  }
 }
 
 void add_library(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& out) {
@@ -158,7 +124,7 @@ GemmW8A8Config default_config(const GemmW8A8Problem& p, const Arch& arch) {
 RankedSpace ranked_space(const GemmW8A8Problem& p, const Arch& arch) {
   std::vector<GemmW8A8Config> points;
   add_few_rows(p, points);
-  add_mma(p, points);
+  add_mma_points(p.m, 64, points);
   add_wgmma(p, points);
   add_library(p, points);
   return rank_points(

@@ -66,8 +66,7 @@ std::int64_t sets(const GemmWna16Problem& p, const GemmWna16Config& c, const Arc
   return std::min(tiles(p, c), std::max<std::int64_t>(1, resident / c.split_k));
 }
 std::size_t workspace_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  if (c.split_k <= 1) return 0;
-  return kCounterBytes + static_cast<std::size_t>(tiles(p, c) * c.split_k * tile_sums(c)) * 4;
+  return split_workspace_bytes(tiles(p, c), c.split_k, tile_sums(c));
 }
 
 /// What both kernels have in common.

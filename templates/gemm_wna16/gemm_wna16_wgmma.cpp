@@ -98,9 +98,7 @@ LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const
   plan.block[0] = threads(c);
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.pdl = true;
-  if (c.split_k > 1)
-    plan.workspace_bytes = kCounterBytes + static_cast<std::size_t>(tiles(p, c) * c.split_k) *
-                                               static_cast<std::size_t>(c.tile_m * c.tile_n) * 4;
+  plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
   return plan;
 }
 
