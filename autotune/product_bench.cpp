@@ -1,6 +1,7 @@
 #include "autotune/product_bench.h"
 
 #include <algorithm>
+#include <span>
 
 #include "runtime/base/error.h"
 #include "templates/gemm/gemm.h"
@@ -30,11 +31,12 @@ ordered_json to_json(const Timing& timing) {
   return {{"median_us", timing.median_us}, {"spread_us", timing.spread_us}};
 }
 
-const Timing& best(const std::vector<Timing>& timings) {
-  return *std::min_element(timings.begin(), timings.end(), [](const Timing& a, const Timing& b) {
-    return a.median_us < b.median_us;
-  });
+/// The place of the least median.
+std::size_t fastest(std::span<const Timing> timings) {
+  const auto least = std::ranges::min_element(timings, {}, &Timing::median_us);
+  return static_cast<std::size_t>(least - timings.begin());
 }
+double least_us(std::span<const Timing> timings) { return timings[fastest(timings)].median_us; }
 
 }  // namespace
 
@@ -73,7 +75,10 @@ Timing ProductBench::dense(const Params& problem) {
     if (!library_.refusal(family, same, to_params(config))) configs.push_back(to_params(config));
   }
   Timing timing;
-  if (!configs.empty()) timing = best(time_configs(library_, family, same, configs));
+  if (!configs.empty()) {
+    const std::vector<Timing> timings = time_configs(library_, family, same, configs);
+    timing = timings[fastest(timings)];
+  }
   return dense_[to_key(same)] = timing;
 }
 
@@ -86,7 +91,7 @@ double ProductBench::read_us(double bytes) {
   const Params problem = to_params(p);
   std::vector<Params> configs = family.candidates(problem, library_.arch());
   configs.resize(std::min(configs.size(), kStreamConfigs));
-  return reads_[p.words] = best(time_configs(library_, family, problem, configs)).median_us;
+  return reads_[p.words] = least_us(time_configs(library_, family, problem, configs));
 }
 
 ProductResult ProductBench::measure(const std::string& name, const ProblemReport& tuned) {
@@ -113,19 +118,15 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
   std::vector<Params> configs = own;
   configs.insert(configs.end(), libraries.begin(), libraries.end());
   const std::vector<Timing> timings = time_configs(library_, family, tuned.problem, configs, 21);
-  const auto best_of = [&](std::size_t first, std::size_t end) {
-    std::size_t best = first;
-    for (std::size_t i = first; i < end; ++i)
-      if (timings[i].median_us < timings[best].median_us) best = i;
-    return best;
-  };
-  const std::size_t best_own = best_of(0, own.size());
-  out.config = configs[best_own];
+  const std::span<const Timing> all = timings;
+  const std::size_t best_own = fastest(all.first(own.size()));
+  out.config = own[best_own];
   out.timing = timings[best_own];
   if (!libraries.empty()) {
-    const std::size_t best_library = best_of(own.size(), configs.size());
-    out.library = timings[best_library];
-    out.library_config = configs[best_library];
+    const auto of_libraries = all.subspan(own.size());
+    const std::size_t best_library = fastest(of_libraries);
+    out.library_config = libraries[best_library];
+    out.library = of_libraries[best_library];
   }
   out.dense = tuned.family == "gemm" ? out.library : dense(tuned.problem);
   out.read_us = read_us(out.cost.bytes);

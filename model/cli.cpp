@@ -18,6 +18,7 @@
 #include "cache/image_store.h"
 #include "runtime/base/error.h"
 #include "runtime/base/log.h"
+#include "runtime/driver.h"
 
 namespace quern::cli {
 namespace fs = std::filesystem;
@@ -168,6 +169,13 @@ fs::path model_folder(const Common& common, const std::string& named) {
                                     fs::path(QUERN_SOURCE_DIR) / "model/bundled/tiny-llama3"})
     if (fs::exists(candidate / "config.json", ignored)) return candidate.lexically_normal();
   throw InputError("the bundled model was not found beside the binary: name a model folder");
+}
+
+int gpu_to_use(const Common& common, const std::string& refusal) {
+  const auto ordinal = gpu_ordinal(common.device);
+  if (ordinal) return *ordinal;
+  if (common.device == "auto") throw DeviceError(driver_problem());
+  throw InputError(refusal);
 }
 
 fs::path cache_root(const Common& common) {

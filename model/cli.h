@@ -39,6 +39,9 @@ struct Common {
 std::filesystem::path model_folder(const Common& common, const std::string& named);
 /// Throws InputError, also where a GPU is asked for and there is no place for its cache.
 EngineOptions engine_options(const Common& common, const std::string& model);
+/// The GPU's number. Throws DeviceError where none is there and none was named, InputError with
+/// `refusal` where the CPU was named.
+int gpu_to_use(const Common& common, const std::string& refusal);
 /// Cache folder; throws InputError if there is none, or if QUERN_CACHE_MAX is no size.
 std::filesystem::path cache_root(const Common& common);
 /// "4096", "512M", "4G": bytes, K to T being powers of 1024. Throws InputError naming `what` for

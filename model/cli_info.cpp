@@ -100,14 +100,12 @@ void info(const Common& common, const std::string& model) {
 
 /// Writes down the selected GPU for machines that do not have it.
 void describe_device(const Common& common, const std::string& file) {
-  const auto ordinal = gpu_ordinal(common.device);
-  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
-  if (!ordinal) throw InputError("only a GPU can be described: name one with --device");
+  const int ordinal = gpu_to_use(common, "only a GPU can be described: name one with --device");
   const std::vector<DeviceInfo> found = devices();
-  if (static_cast<std::size_t>(*ordinal) >= found.size())
+  if (static_cast<std::size_t>(ordinal) >= found.size())
     throw DeviceError(fmt::format("there is no GPU {}: this machine has {}, numbered from 0",
-                                  *ordinal, found.size()));
-  const DeviceInfo& device = found[static_cast<std::size_t>(*ordinal)];
+                                  ordinal, found.size()));
+  const DeviceInfo& device = found[static_cast<std::size_t>(ordinal)];
   const ordered_json document = to_json(describe(device));
   if (file.empty()) {
     print_json(document);

@@ -113,10 +113,8 @@ std::string product_table(const std::vector<ProductResult>& results, const Roofs
 void bench_products(const Common& common, const ProductOptions& options) {
   const Variant variant = variant_of(options);
   const ModelConfig config = load_config(model_folder(common, options.model));
-  const auto ordinal = gpu_ordinal(common.device);
-  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
-  if (!ordinal) throw InputError("kernels are measured on a GPU: name one with --device");
-  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
+  const int ordinal = gpu_to_use(common, "kernels are measured on a GPU: name one with --device");
+  GpuSession session({ordinal, cache_root(common), common.library_dirs, templates_of(common),
                       common.worker_command, common.system_cache});
   const Family& family = session.kernels().families().at(variant.family);
 

@@ -305,13 +305,11 @@ void bench_kernels(const Common& common, const BenchOptions& options) {
         throw InputError(fmt::format("{}: {}", to_text(problem), *reason));
       problems.push_back(std::move(problem));
     }
-  const auto ordinal = gpu_ordinal(common.device);
-  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
-  if (!ordinal) throw InputError("kernels are measured on a GPU: name one with --device");
+  const int ordinal = gpu_to_use(common, "kernels are measured on a GPU: name one with --device");
   if (!left_out.empty())
     note("left out, for their axes have no usual extents: {}\n", fmt::join(left_out, ", "));
   RowBench::add_copy_kernel(*family);
-  RowSession session(common, *ordinal, std::move(family));
+  RowSession session(common, ordinal, std::move(family));
   double tune_seconds = 0;
   if (options.tune) {
     TuneOptions tuning;

@@ -185,13 +185,12 @@ ordered_json tune_json(GpuSession& session, const TuneReport& report, std::size_
 
 void run_tune(const Common& common, const Options& options) {
   if (!options.report_file.empty()) check_report_place(options.report_file);
-  const auto ordinal = gpu_ordinal(common.device);
-  if (!ordinal && common.device == "auto") throw DeviceError(driver_problem());
-  if (!ordinal) throw InputError("there is nothing to tune on the CPU: name a GPU with --device");
+  const int ordinal = gpu_to_use(
+      common, "there is nothing to tune on the CPU: name a GPU with --device");
   const auto folder = model_folder(common, options.model);
   const ModelConfig config = load_config(folder);
   const ModelAddresses layout = layout_of(folder, config);
-  GpuSession session({*ordinal, cache_root(common), common.library_dirs, templates_of(common),
+  GpuSession session({ordinal, cache_root(common), common.library_dirs, templates_of(common),
                       common.worker_command, common.system_cache});
   TuneOptions tuning;
   tuning.force = options.force;

@@ -4,13 +4,12 @@
 
 #include "runtime/base/error.h"
 #include "runtime/base/half.h"
+#include "templates/gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 namespace {
 
-constexpr std::int64_t kTileRows = 16, kLanes = 32, kLaneWords = 4;
-
-std::int64_t unit_columns(int bits) { return bits == 4 ? 64 : 32; }
+constexpr std::int64_t kTileRows = kWna16UnitRows, kLanes = 32, kLaneWords = 4;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
@@ -43,7 +42,7 @@ void lane_of_8_bits(const std::uint32_t* row, const std::uint32_t* row8, int t,
 }
 
 void tile_codes(const QuantisedMatrix& m, std::int64_t tile, std::uint32_t* out) {
-  const std::int64_t units = m.in_features / unit_columns(m.bits), words = m.words_per_row();
+  const std::int64_t units = m.in_features / wna16_unit_columns(m.bits), words = m.words_per_row();
   const std::int64_t unit_words = words / units;
   for (std::int64_t unit = 0; unit < units; ++unit)
     for (std::int64_t lane = 0; lane < kLanes; ++lane) {
