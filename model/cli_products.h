@@ -11,6 +11,7 @@ struct ProductOptions {
   std::string family = "gemm", model;
   std::vector<int> rows = {1, 16, 64, 256, 2048};
   std::vector<std::string> products;  // only these; empty = all
+  std::vector<std::string> sizes;     // "4096x4096", n x k: instead of a model's products
   std::string variant;                // of a quantised family, "w4a16"; empty = its first
 };
 /// Tunes every product anew and measures it beside cuBLASLt and a kernel that only reads. Throws
