@@ -175,6 +175,7 @@ void bench_products(const Common& common, const ProductOptions& options) {
     }
   TuneOptions tuning;
   tuning.force = true;  // what lost the race is to be known too
+  tuning.search.strategy = parse_search_strategy(options.search).value();
   const TuneReport report = tune_with_progress(common, session.kernels(), requests, tuning);
   ProductBench bench(session.kernels());
   std::vector<ProductResult> results;
