@@ -7,7 +7,8 @@ the other, on the same GPU.
     python3 bench/rivals/products.py --sizes 4096x4096 --rows 1,16,128
 
 Prints one JSON object a line: op, rows, n, k, eager_us and, where there is something to fuse,
-compile_us, with their spreads. The definition of a time is row.py's.
+compile_us, with their spreads; the definition of these times is row.py's, which is ours. launched_us
+is what a call takes where Python launches each kernel, as without graphs.
 
     linear      x[rows, k] · w[n, k]ᵀ in bf16
     gelu, silu  of the linear layer
@@ -20,6 +21,7 @@ compile_us, with their spreads. The definition of a time is row.py's.
 import argparse
 import json
 import sys
+import time
 
 import torch
 import torch.nn.functional as F
@@ -82,6 +84,16 @@ OPS = {
 }
 
 
+def launched_us(function, sets, calls=200):
+    """Microseconds a call, one after the other."""
+    torch.cuda.synchronize()
+    start = time.perf_counter()
+    for i in range(calls):
+        function(*sets[i % len(sets)])
+    torch.cuda.synchronize()
+    return 1e6 * (time.perf_counter() - start) / calls
+
+
 def bench(name, rows, n, k):
     make, function, fuses = OPS[name]
     sizes = [t.numel() * t.element_size() for t in make(rows, n, k)]
@@ -89,6 +101,7 @@ def bench(name, rows, n, k):
     out = {"op": name, "rows": rows, "n": n, "k": k}
     with torch.no_grad():
         out["eager_us"], out["eager_spread_us"] = measure(lambda s: function(*s), sets)
+        out["launched_us"] = launched_us(function, sets)
         if fuses:
             torch._dynamo.reset()
             compiled = torch.compile(function, dynamic=False, mode="max-autotune-no-cudagraphs")

@@ -123,7 +123,7 @@ void add_usual_wgmma(std::vector<GemmConfig>& points) {
     bool pingpong;
   };
   for (const Shape& s :
-       {Shape{128, 256, 4, false}, Shape{128, 192, 5, false}, Shape{128, 128, 6, true},
+       {Shape{128, 256, 4, false}, Shape{128, 192, 5, true}, Shape{128, 128, 6, true},
         Shape{128, 96, 7, false}, Shape{64, 128, 8, true}})
     for (const int group_m : {1, 4, 8}) {
       c.tile_m = s.tile_m, c.tile_n = s.tile_n, c.stages = s.stages, c.pingpong = s.pingpong;

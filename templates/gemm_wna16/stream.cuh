@@ -245,7 +245,6 @@ struct StreamWna16 {
     for (int step = 0; step < share.num_steps;) {
       const u32 full = is_full(barriers, warp, slot);
       if (!barrier_done(full + 8, parity)) continue;
-      barrier_wait(full + 8, parity);  // at once; racecheck takes no order from test_wait
       const int chunk = share.begin + load.step * kWarpsK + warp / kWarpsN;
       if (chunk < share.end) {
         barrier_arrive_expect(full, Chunk::bytes_of(chunk));
