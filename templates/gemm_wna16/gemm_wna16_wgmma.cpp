@@ -14,19 +14,34 @@ namespace quern {
 namespace {
 
 int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  return wna16_wgmma_smem_bytes(p.bits, p.group_size, p.zero_points, c.tile_m, c.tile_n, c.units,
-                                c.stages);
+  return wna16_wgmma_smem_bytes(p.bits, p.group_size, p.zero_points, c.tile_m, c.tile_n, c.warps_n,
+                                c.units, c.stages, c.cluster_k,
+                                static_cast<int>(size_bits(p.out_dtype)) / 8);
+}
+int cluster(const GemmWna16Config& c) { return c.cluster_m * c.cluster_n * c.cluster_k; }
+/// What clusters walk over: tiles of all their blocks, which those of cluster_k share.
+std::int64_t cluster_tiles(const GemmWna16Problem& p, const GemmWna16Config& c) {
+  return ceil_div(ceil_div(p.m, c.tile_m), c.cluster_m) *
+         ceil_div(ceil_div(p.n, c.tile_n), c.cluster_n);
 }
 std::int64_t tiles(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  return ceil_div(p.m, c.tile_m) * ceil_div(p.n, c.tile_n);
+  return cluster_tiles(p, c) * c.cluster_m * c.cluster_n;
 }
+/// Clusters that are resident together. The SMs of a cluster belong to one part of the GPU, of 16
+/// or 18 of them on an H200, so that clusters of 4 and 8 leave some without work.
+int clusters_at_once(const GemmWna16Config& c, const Arch& arch) {
+  const int sms = std::max(1, arch.num_sms);
+  return std::max(1, cluster(c) <= 2 ? sms / cluster(c) : sms / 16 * 16 / cluster(c));
+}
+/// Blocks that share an output tile, in a cluster or through the workspace.
+int shares_of_k(const GemmWna16Config& c) { return c.split_k * c.cluster_k; }
 /// A warpgroup that copies comes on top.
 int threads(const GemmWna16Config& c) { return c.warps_n * 32 + 128; }
 /// Accumulators of a thread.
 int sums(const GemmWna16Config& c) { return c.tile_n / (c.warps_n * 16) * (c.tile_m / 2); }
-/// Of the architecture's registers a thread that multiplies gets 232 of two warpgroups, 102 of
-/// four; fragments and addresses take the rest.
-int max_sums(const GemmWna16Config& c) { return c.warps_n == 8 ? 128 : 32; }
+/// Of the architecture's registers a thread that multiplies gets 232 of two warpgroups, 160 of
+/// three, 112 of four; fragments and addresses take the rest.
+int max_sums(const GemmWna16Config& c) { return c.warps_n == 8 ? 128 : c.warps_n == 12 ? 64 : 32; }
 
 int chunk_columns(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return c.units * wna16_unit_columns(p.bits);
@@ -60,8 +75,8 @@ std::string product(DType dtype, int tokens) {
 std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
                                         const Arch& arch) {
   if (!arch.has_wgmma()) return fmt::format("{} has no wgmma", arch.name());
-  if (c.warps_n != 8 && c.warps_n != 16)
-    return fmt::format("{} warps are not two or four warpgroups", c.warps_n);
+  if (c.warps_n != 8 && c.warps_n != 12 && c.warps_n != 16)
+    return fmt::format("{} warps are not two to four warpgroups", c.warps_n);
   if (c.tile_n % (c.warps_n * 16) != 0 || c.tile_n < 128)
     return fmt::format("tile_n = {} is not 64 or 128 rows for each of {} warpgroups", c.tile_n,
                        c.warps_n / 4);
@@ -77,8 +92,17 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna
   if (smem_bytes(p, c) > arch.smem_per_block_bytes)
     return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem_bytes(p, c),
                        arch.name(), arch.smem_per_block_bytes);
-  if (c.split_k > ceil_div(p.k, columns))
-    return fmt::format("split_k = {} is more than the {} chunks of k", c.split_k,
+  if (cluster(c) > 8) return fmt::format("a cluster has at most 8 blocks, not {}", cluster(c));
+  if (c.tile_m % (8 * c.cluster_n) != 0)
+    return fmt::format("{} blocks do not share {} tokens in groups of 8", c.cluster_n, c.tile_m);
+  if (c.tile_n % (16 * c.cluster_m) != 0)
+    return fmt::format("{} blocks do not share {} rows of w by sixteens", c.cluster_m, c.tile_n);
+  if (c.tile_m % (8 * c.cluster_k) != 0)
+    return fmt::format("{} blocks do not add {} tokens in groups of 8", c.cluster_k, c.tile_m);
+  if (c.split_k > 1 && c.cluster_k > 1)
+    return "sums of a tile are added in a cluster or in the workspace, not in both";
+  if (shares_of_k(c) > ceil_div(p.k, columns))
+    return fmt::format("{} blocks share the {} chunks of k", shares_of_k(c),
                        ceil_div(p.k, columns));
   if (tiles(p, c) * c.split_k > 0x3fffffff) return "more tiles than are counted";
   if (c.split_k > 1) {
@@ -93,9 +117,11 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna
 
 LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
   LaunchPlan plan;
-  plan.grid[0] = static_cast<unsigned>(
-      std::min<std::int64_t>(tiles(p, c) * c.split_k, std::max(1, arch.num_sms)));
+  const std::int64_t work = cluster_tiles(p, c) * c.split_k;
+  plan.grid[0] =
+      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * cluster(c));
   plan.block[0] = threads(c);
+  plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.pdl = true;
   plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
@@ -114,7 +140,15 @@ std::string source_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
 }
 
 std::vector<TensorMapSpec> tensor_maps_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  return {{0, offsetof(GemmWna16TmaArgs, x_map), p.dtype, p.m, p.k, c.tile_m, 64}};
+  std::vector<TensorMapSpec> maps = {
+      {0, offsetof(GemmWna16TmaArgs, x_map), p.dtype, p.m, p.k, c.tile_m / c.cluster_n, 64}};
+  if (c.cluster_k == 1) {
+    const int bytes = static_cast<int>(size_bits(p.out_dtype)) / 8;
+    maps.push_back({p.zero_points ? std::size_t{4} : std::size_t{3},
+                    offsetof(GemmWna16TmaArgs, y_map), p.out_dtype, p.m, p.n,
+                    wna16_wgmma_store_tokens(c.tile_m, bytes), 128 / bytes});
+  }
+  return maps;
 }
 
 void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) {
