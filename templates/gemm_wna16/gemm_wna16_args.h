@@ -35,7 +35,7 @@ struct GemmWna16Args {
 /// them to it (Family::tensor_maps).
 struct GemmWna16TmaArgs {
   alignas(64) unsigned char x_map[128];
-  alignas(64) unsigned char y_map[128];  // not where cluster_k > 1
+  alignas(64) unsigned char y_map[128];  // with tma_store
   const void* codes;
   const void* scales;
   const void* zeros;
@@ -125,20 +125,19 @@ constexpr int wna16_wgmma_store_tokens(int tile_m, int out_bytes) {
   while (tile_m % tokens != 0) tokens -= 16;
   return tokens;
 }
-/// wgmma: two such buffers of each warpgroup; none where a cluster adds up the tile, of which too
-/// little is left for each block.
-constexpr int wna16_wgmma_store_bytes(int tile_m, int warps_n, int cluster_k, int out_bytes) {
-  if (cluster_k > 1) return 0;
-  return warps_n / 4 * 2 * wna16_wgmma_store_tokens(tile_m, out_bytes) * 64 * out_bytes;
+/// wgmma: two such buffers of each warpgroup.
+constexpr int wna16_wgmma_store_bytes(int tile_m, int warps_n, bool tma_store, int out_bytes) {
+  return !tma_store ? 0 : warps_n / 4 * 2 * wna16_wgmma_store_tokens(tile_m, out_bytes) * 64 * out_bytes;
 }
 /// wgmma: the ring, aligned to 1024 bytes, those sums and buffers, all barriers, and a flag.
 constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points, int tile_m,
-                                     int tile_n, int warps_n, int units, int stages, int cluster_k,
-                                     int out_bytes) {
-  return 1024 + wna16_wgmma_store_bytes(tile_m, warps_n, cluster_k, out_bytes) +
+                                     int tile_n, int warps_n, int warps_k, int units, int stages,
+                                     int cluster_k, bool tma_store, int out_bytes) {
+  return 1024 + wna16_wgmma_store_bytes(tile_m, warps_n, tma_store, out_bytes) +
          stages *
              (wna16_wgmma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units) + 16) +
-         wna16_wgmma_sums_bytes(tile_m, tile_n, cluster_k) + 16 + 16;
+         wna16_wgmma_sums_bytes(tile_m, tile_n, cluster_k) +
+         (warps_k - 1) * tile_m * tile_n * 4 + 16 + 16;
 }
 
 /// reference: rows and columns of y that a block owns, a thread each.

@@ -18,7 +18,8 @@
 // Tunables (Config)
 //   tile_m    tokens of a tile, multiples of 16 up to 256
 //   tile_n    rows of w of a tile: 64 or 128 for each warpgroup
-//   warps_n   warps that multiply: 8 or 16, two or four warpgroups
+//   warps_n   warps that multiply, along the rows of w: 4, 8, 12 or 16, by fours warpgroups
+//   warps_k   warpgroups that share the columns of every stage: 1 or 2, 4 in all at most
 //   units     units of 512 bytes that a row tile advances at a stage
 //   stages    depth of the ring
 //   split_k   blocks that share an output tile; each leaves fp32 sums in the workspace and the last
@@ -58,9 +59,14 @@ struct WgmmaWna16 {
   static constexpr int kClusterK = Config::cluster_k, kGroupM = Config::group_m;
   static constexpr int kSharing = kClusterM * kClusterN;  // blocks that fill each other's stages
   static constexpr int kCluster = kSharing * kClusterK;
+  static constexpr bool kTmaStore = Config::tma_store;
   static constexpr int kGroup = 128;  // threads of a warpgroup
-  static constexpr int kMathGroups = Config::warps_n / 4, kMathThreads = kMathGroups * kGroup;
-  static constexpr int kBlocksN = kTileN / (64 * kMathGroups);  // of 64 rows, of a warpgroup
+  static constexpr int kGroupsN = Config::warps_n / 4, kGroupsK = Config::warps_k;
+  static constexpr int kMathGroups = kGroupsN * kGroupsK, kMathThreads = kMathGroups * kGroup;
+  static constexpr int kStoreThreads = kGroupsN * kGroup;    // those that end up with sums
+  static constexpr int kBlocksN = kTileN / (64 * kGroupsN);  // of 64 rows, of a warpgroup
+  static constexpr int kOwnUnits = kUnits / kGroupsK, kOwnColumns = kOwnUnits * Chunk::kUnitColumns;
+  static constexpr int kOwnSpans = ceil_div(kOwnColumns, Chunk::kSpan);
   static constexpr int kSums = kTileM / 2, kTiles = kTileN / 16;
   static constexpr int kPart = kSums / kClusterK;  // of kSums, that a block adds up and stores
   static constexpr int kColumnsN = ceil_div(ceil_div(kN, kTileN), kClusterN);  // of clusters
@@ -68,21 +74,33 @@ struct WgmmaWna16 {
   static constexpr int kStageBytes =
       wna16_wgmma_stage_bytes(kBits, Problem::group_size, kZeros, kTileM, kTileN, kUnits);
 
+  // Of a thread; together what the launch gives to all, in units of 8.
+  static constexpr int kThreads = kMathThreads + kGroup;
+  static constexpr int kRegisters = 65536 / Config::blocks_per_sm / kThreads / 8 * 8;
+  static constexpr int kProducerRegisters = kMathGroups == 2 && kRegisters > 100 ? 40 : 32;
+  static constexpr int kMathRegisters =
+      (kRegisters * kThreads - kProducerRegisters * kGroup) / kMathThreads / 8 * 8;
+
   /// k16 steps whose fragments are made, and then multiplied, together.
-  static constexpr int kBatch =
-      kUnits % 2 == 0 && kBlocksN * kSums <= 64 ? Chunk::kSteps : Chunk::kSteps / 2;
+  static constexpr int kBatch = kOwnUnits % 2 == 0 && kBlocksN * kSums <= 64 && kRegisters > 100
+                                    ? Chunk::kSteps
+                                    : Chunk::kSteps / 2;
   static constexpr int kBatches = Chunk::kSteps / kBatch;  // of a unit
 
   static_assert(kMathGroups >= 2 && kMathGroups <= 4, "two to four warpgroups multiply");
   static_assert(kTileM % (8 * kClusterN) == 0, "blocks fetch whole swizzled rows of x");
   static_assert(kTiles % kClusterM == 0, "blocks fetch whole row tiles of w");
   static_assert(kTileM % (8 * kClusterK) == 0, "blocks store whole groups of tokens");
-  static_assert(kTileN % (64 * kMathGroups) == 0 && kTiles <= kWarp,
+  static_assert(!kTmaStore || kClusterK == 1, "blocks that add up a tile store parts of it");
+  static_assert(kTileN % (64 * kGroupsN) == 0 && kTiles <= kWarp,
                 "warpgroups have whole blocks of 64 rows");
   static_assert(kTileM % 16 == 0 && kTileM <= 256, "a product has 16 to 256 tokens");
   static_assert(kColumns % 64 == 0, "x comes in blocks of 64 columns");
   static_assert(Chunk::kUnitsK % kUnits == 0, "stages are whole: a product may not be skipped");
-  static_assert(kUnits * kBatches % 2 == 0, "two sets of registers take turns");
+  static_assert(kUnits % kGroupsK == 0 && kOwnUnits * kBatches % 2 == 0,
+                "two sets of registers take turns");
+  static_assert(kOwnColumns % Chunk::kSpan == 0 || Chunk::kSpan == kColumns,
+                "warpgroups have whole spans of scales, or share one");
 
   struct Tile {
     int row0, column0, split, index;
@@ -143,6 +161,7 @@ struct WgmmaWna16 {
     unsigned char* tiles;
     u32 full, empty;
     u32 stores;                       // buffers of y
+    float* halves;                    // sums of the second warpgroups along k
     u32 sums, sums_full, sums_empty;  // what the other blocks of a tile send, and its barriers
     __device__ unsigned char* x(int stage) const { return tiles + stage * kStageBytes; }
     __device__ unsigned char* w(int stage) const { return x(stage) + kBytesX; }
@@ -219,10 +238,10 @@ struct WgmmaWna16 {
 
   using Sums = float[kBlocksN][kSums];
 
-  /// Sums of one tile over its share of k.
+  /// Sums of one tile over its share of k; of every chunk warpgroup `part` along k has its part.
   static __device__ __forceinline__ void multiply(const Shared& at, Ring& ring, int begin, int end,
-                                                  int row_tile, int lane, const Rank& rank,
-                                                  Sums& sum) {
+                                                  int row_tile, int part, int lane,
+                                                  const Rank& rank, Sums& sum) {
 #pragma unroll
     for (int i = 0; i < kBlocksN; ++i)
 #pragma unroll
@@ -234,21 +253,27 @@ struct WgmmaWna16 {
 #pragma unroll 1
     for (int chunk = begin; chunk < end; ++chunk) {
       barrier_wait(at.is_full(ring.stage), ring.parity);
-      const u64 x = wgmma_operand(shared_address(at.x(ring.stage)));
+      const u64 x = wgmma_operand(
+          shared_address(at.x(ring.stage)) +
+          static_cast<u32>(kGroupsK == 1 ? 0 : part * (kOwnColumns / 64 * kTileM * 128)));
       const unsigned char* w = at.w(ring.stage) + row_tile * Chunk::kBytes;
-      Bytes<16> codes[kUnits][kBlocksN];
-      u32 scales[Chunk::kSpans][kBlocksN];
+      const int first_unit = kGroupsK == 1 ? 0 : part * kOwnUnits;
+      const int first_column =
+          kGroupsK == 1 || Chunk::kSpan > kOwnColumns ? 0 : part * kOwnColumns;  // of scales
+      Bytes<16> codes[kOwnUnits][kBlocksN];
+      u32 scales[kOwnSpans][kBlocksN];
 #pragma unroll
       for (int i = 0; i < kBlocksN; ++i) {
 #pragma unroll
-        for (int u = 0; u < kUnits; ++u)
-          codes[u][i] = Chunk::codes(w + i * 4 * Chunk::kBytes, u, lane);
+        for (int u = 0; u < kOwnUnits; ++u)
+          codes[u][i] = Chunk::codes(w + i * 4 * Chunk::kBytes, first_unit + u, lane);
 #pragma unroll
-        for (int span = 0; span < Chunk::kSpans; ++span)
-          scales[span][i] = Chunk::scales(w + i * 4 * Chunk::kBytes, span * Chunk::kSpan, lane);
+        for (int span = 0; span < kOwnSpans; ++span)
+          scales[span][i] = Chunk::scales(w + i * 4 * Chunk::kBytes,
+                                          first_column + span * Chunk::kSpan, lane);
       }
 #pragma unroll
-      for (int u = 0; u < kUnits; ++u) {
+      for (int u = 0; u < kOwnUnits; ++u) {
 #pragma unroll
         for (int batch = 0; batch < kBatches; ++batch) {
           const int p = (u * kBatches + batch) % 2;
@@ -260,7 +285,8 @@ struct WgmmaWna16 {
               const int step = batch * kBatch + s, column = first + s * 16;
               if constexpr (kZeros) {
                 if (step == 0 || column % Chunk::kSpan == 0)
-                  zeros[i].set(Chunk::zeros(w + i * 4 * Chunk::kBytes, column, lane));
+                  zeros[i].set(
+                      Chunk::zeros(w + i * 4 * Chunk::kBytes, first_column + column, lane));
               }
               const u32 pair = scales[column / Chunk::kSpan][i];
               const u32 scale[2] = {twice_low(pair), twice_high(pair)};
@@ -290,6 +316,29 @@ struct WgmmaWna16 {
     if (last >= 0) release(at, last, rank, lane);
   }
 
+  /// Adds the sums of the second warpgroups along k to those of the first; true for the first.
+  static __device__ __forceinline__ bool add_halves(const Shared& at, int part, Sums& sum) {
+    const u32 id = static_cast<u32>(8 + threadIdx.x / kGroup % kGroupsN);
+    float* half = at.halves + threadIdx.x % kStoreThreads * 4;
+#pragma unroll
+    for (int i = 0; i < kBlocksN && part == 1; ++i)
+#pragma unroll
+      for (int j = 0; j < kSums; j += 4)
+        store_vec<float, 4>(half + (i * kSums + j) * kStoreThreads,
+                            {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]});
+    named_sync(id, 2 * kGroup);
+#pragma unroll
+    for (int i = 0; i < kBlocksN && part == 0; ++i)
+#pragma unroll
+      for (int j = 0; j < kSums; j += 4) {
+        const auto v = load_vec<float, 4>(half + (i * kSums + j) * kStoreThreads);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) sum[i][j + c] += v.element[c];
+      }
+    named_sync(id, 2 * kGroup);
+    return part == 0;
+  }
+
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
   /// them by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
   static __device__ __forceinline__ bool add_splits(const GemmWna16TmaArgs& args, const Tile& tile,
@@ -302,18 +351,18 @@ struct WgmmaWna16 {
     for (int i = 0; i < kBlocksN; ++i)
 #pragma unroll
       for (int j = 0; j < kSums; j += 4)
-        store_vec<float, 4>(parts + tile.split * kTile + (i * kSums + j) * kMathThreads,
+        store_vec<float, 4>(parts + tile.split * kTile + (i * kSums + j) * kStoreThreads,
                             {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]});
     __threadfence();
-    named_sync(1, kMathThreads);
+    named_sync(1, kStoreThreads);
     if (threadIdx.x == 0) {
       u32* counter = static_cast<u32*>(args.workspace) + tile.index;
       *flag = atomicAdd(counter, 1u) == kSplitK - 1;
       if (*flag) *counter = 0;
     }
-    named_sync(1, kMathThreads);
+    named_sync(1, kStoreThreads);
     const bool last = *flag != 0;
-    named_sync(1, kMathThreads);  // the flag may be set again
+    named_sync(1, kStoreThreads);  // the flag may be set again
     if (!last) return false;
     __threadfence();
 #pragma unroll 1
@@ -323,7 +372,7 @@ struct WgmmaWna16 {
 #pragma unroll
         for (int j = 0; j < kSums; j += 4) {
           const auto v =
-              load_from_l2<Vec<float, 4>>(parts + other * kTile + (i * kSums + j) * kMathThreads);
+              load_from_l2<Vec<float, 4>>(parts + other * kTile + (i * kSums + j) * kStoreThreads);
 #pragma unroll
           for (int c = 0; c < 4; ++c)
             sum[i][j + c] = other == 0 ? v.element[c] : sum[i][j + c] + v.element[c];
@@ -339,7 +388,7 @@ struct WgmmaWna16 {
   static __device__ __forceinline__ void add_cluster(const Shared& at, u32 parity,
                                                      const Rank& rank, int lane, const Sums& sum,
                                                      Part& part) {
-    constexpr u32 kBytes = kBlocksN * kPart * kMathThreads * 4;  // from one block
+    constexpr u32 kBytes = kBlocksN * kPart * kStoreThreads * 4;  // from one block
     const u32 own = at.sums + threadIdx.x * 16;
     if (threadIdx.x == 0) barrier_arrive_expect(at.sums_full, (kClusterK - 1) * kBytes);
     barrier_wait(at.sums_empty, parity ^ 1);
@@ -353,7 +402,7 @@ struct WgmmaWna16 {
       for (int i = 0; i < kBlocksN; ++i)
 #pragma unroll
         for (int j = 0; j < kPart; j += 4)
-          store_at(address + static_cast<u32>((i * kPart + j) * kMathThreads * 4),
+          store_at(address + static_cast<u32>((i * kPart + j) * kStoreThreads * 4),
                    &sum[i][to * kPart + j], barrier);
     }
     barrier_wait_cluster(at.sums_full, parity);
@@ -373,7 +422,7 @@ struct WgmmaWna16 {
                 for (int c = 0; c < 4; ++c) v[c] = sum[i][to * kPart + j + c];
           } else {
             const u32 slot = static_cast<u32>(from < rank.k ? from : from - 1);
-            load_shared(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kMathThreads * 4),
+            load_shared(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kStoreThreads * 4),
                         v);
           }
 #pragma unroll
@@ -488,14 +537,18 @@ struct WgmmaWna16 {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int group = static_cast<int>(threadIdx.x / kGroup);
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
-    const int row_tile = group * kBlocksN * 4 + warp;  // the warp's first; the others 4 apart
+    const int group_n = group % kGroupsN, part = group / kGroupsN;
+    const int row_tile = group_n * kBlocksN * 4 + warp;  // the warp's first; the others 4 apart
     Ring ring;
     Sums sum;
     u32 parity = 0, buffer = 0;
     for (int work = cluster; work < schedule.count; work += num_clusters) {
       const Tile tile = schedule.at(work, rank);
-      multiply(at, ring, first_chunk(tile.split), first_chunk(tile.split + 1), row_tile, lane, rank,
-               sum);
+      multiply(at, ring, first_chunk(tile.split), first_chunk(tile.split + 1), row_tile, part, lane,
+               rank, sum);
+      if constexpr (kGroupsK > 1) {
+        if (!add_halves(at, part, sum)) continue;
+      }
       if constexpr (kClusterK > 1) {
         Part part;
         add_cluster(at, parity, rank, lane, sum, part);
@@ -509,12 +562,16 @@ struct WgmmaWna16 {
           if (!add_splits(args, tile, flag, sum)) continue;
         }
 #pragma unroll
-        for (int i = 0; i < kBlocksN; ++i)
-          store_boxes(args, at, tile.row0, tile.column0 + (group * kBlocksN + i) * 64, group,
-                      static_cast<int>(threadIdx.x % kGroup), buffer, sum[i]);
+        for (int i = 0; i < kBlocksN; ++i) {
+          if constexpr (kTmaStore)
+            store_boxes(args, at, tile.row0, tile.column0 + (group_n * kBlocksN + i) * 64, group,
+                        static_cast<int>(threadIdx.x % kGroup), buffer, sum[i]);
+          else
+            store(args, tile.row0, tile.column0 + (row_tile + i * 4) * 16, lane, sum[i]);
+        }
       }
     }
-    if (kClusterK == 1 && threadIdx.x % kGroup == 0) bulk_wait_read<0>();
+    if (kTmaStore && threadIdx.x % kGroup == 0) bulk_wait_read<0>();
   }
 
   static __device__ __forceinline__ void run(const GemmWna16TmaArgs& args, unsigned char* smem) {
@@ -522,8 +579,10 @@ struct WgmmaWna16 {
     at.tiles = smem + (1024 - shared_address(smem) % 1024) % 1024;
     at.stores = shared_address(at.tiles) + kStages * kStageBytes;
     at.sums = at.stores +
-              wna16_wgmma_store_bytes(kTileM, Config::warps_n, kClusterK, sizeof(Out));
-    at.full = at.sums + wna16_wgmma_sums_bytes(kTileM, kTileN, kClusterK);
+              wna16_wgmma_store_bytes(kTileM, Config::warps_n, kTmaStore, sizeof(Out));
+    const u32 halves = at.sums + wna16_wgmma_sums_bytes(kTileM, kTileN, kClusterK);
+    at.halves = reinterpret_cast<float*>(smem + (halves - shared_address(smem)));
+    at.full = halves + (kGroupsK - 1) * kTileM * kTileN * 4;
     at.empty = at.full + kStages * 8;
     at.sums_full = at.empty + kStages * 8;
     at.sums_empty = at.sums_full + 8;
@@ -535,14 +594,14 @@ struct WgmmaWna16 {
     pdl_launch_dependents();
     if (threadIdx.x == 0) {
       prefetch_map(args.x_map);
-      if constexpr (kClusterK == 1) prefetch_map(args.y_map);
+      if constexpr (kTmaStore) prefetch_map(args.y_map);
       constexpr u32 kWarps = kMathThreads / kWarp;
       for (int s = 0; s < kStages; ++s) {
         barrier_init(at.is_full(s), 1);
         barrier_init(at.is_empty(s), kWarps * kSharing);
       }
       barrier_init(at.sums_full, 1);
-      barrier_init(at.sums_empty, kWarps * kClusterK);
+      barrier_init(at.sums_empty, kStoreThreads / kWarp * kClusterK);
       barrier_init_fence();
     }
     if constexpr (kCluster > 1) {
@@ -552,10 +611,10 @@ struct WgmmaWna16 {
     }
     const Schedule schedule(static_cast<int>(args.m));
     if (threadIdx.x >= kMathThreads) {
-      give_registers<kMathGroups == 2 ? 40 : 32>();
+      give_registers<kProducerRegisters>();
       produce(args, at, schedule, cluster, num_clusters, rank);
     } else {
-      take_registers<kMathGroups == 2 ? 232 : kMathGroups == 3 ? 160 : 112>();
+      take_registers<kMathRegisters>();
       consume(args, at, schedule, cluster, num_clusters, rank, flag);
     }
     // No block may end while another of its cluster still writes to it.
