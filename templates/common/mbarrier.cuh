@@ -89,11 +89,16 @@ __device__ __forceinline__ void store_at(u32 to, const float* v, u32 barrier) {
       "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
       : "memory");
 }
-/// All threads of all blocks of the cluster.
+/// Every thread of every block of the cluster arrives once and may then wait for all others.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
-  asm volatile(
-      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+  cluster_arrive();
+  cluster_wait();
 }
 
 /// `threads` threads, those that call this and those that call named_arrive(); `id` 1 to 15.

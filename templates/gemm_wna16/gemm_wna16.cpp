@@ -179,9 +179,9 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
-    if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "warps_k", "units", "stages",
-                                     "blocks_per_sm", "split_k", "cluster_m", "cluster_n",
-                                     "cluster_k", "group_m", "tma_store"}))
+    if (auto why = outside_space(
+            c, {"tile_m", "tile_n", "warps_n", "warps_k", "units", "stages", "split_k", "cluster_m",
+                "cluster_n", "cluster_k", "group_m", "tma_store"}))
       return why;
     return reject_wgmma(p, c, arch);
   }

@@ -45,7 +45,7 @@ struct GemmWna16Config {
   int warps_n = 0, warps_k = 0;  // warps_k: stream; wgmma: warpgroups that share a stage's k
   int units = 0;                 // of 512 bytes, that a row tile advances at a stage
   int stages = 0;                // depth of the ring
-  int blocks_per_sm = 0;         // stream, wgmma: resident blocks
+  int blocks_per_sm = 0;         // stream: resident blocks
   int split_k = 0;               // blocks that share an output tile
   // wgmma: blocks of a cluster along m, which share w; along n, which share x; along k, which add
   // up one output tile
@@ -56,11 +56,11 @@ struct GemmWna16Config {
   static constexpr auto fields() {
     using C = GemmWna16Config;
     return std::tuple{
-        std::pair{"kernel", &C::kernel},   std::pair{"tile_m", &C::tile_m},
-        std::pair{"tile_n", &C::tile_n},   std::pair{"warps_n", &C::warps_n},
-        std::pair{"warps_k", &C::warps_k}, std::pair{"units", &C::units},
-        std::pair{"stages", &C::stages},   std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k}, std::pair{"cluster_m", &C::cluster_m},
+        std::pair{"kernel", &C::kernel},       std::pair{"tile_m", &C::tile_m},
+        std::pair{"tile_n", &C::tile_n},       std::pair{"warps_n", &C::warps_n},
+        std::pair{"warps_k", &C::warps_k},     std::pair{"units", &C::units},
+        std::pair{"stages", &C::stages},       std::pair{"blocks_per_sm", &C::blocks_per_sm},
+        std::pair{"split_k", &C::split_k},     std::pair{"cluster_m", &C::cluster_m},
         std::pair{"cluster_n", &C::cluster_n}, std::pair{"cluster_k", &C::cluster_k},
         std::pair{"group_m", &C::group_m},     std::pair{"tma_store", &C::tma_store}};
   }

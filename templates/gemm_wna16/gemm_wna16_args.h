@@ -127,7 +127,9 @@ constexpr int wna16_wgmma_store_tokens(int tile_m, int out_bytes) {
 }
 /// wgmma: two such buffers of each warpgroup.
 constexpr int wna16_wgmma_store_bytes(int tile_m, int warps_n, bool tma_store, int out_bytes) {
-  return !tma_store ? 0 : warps_n / 4 * 2 * wna16_wgmma_store_tokens(tile_m, out_bytes) * 64 * out_bytes;
+  return !tma_store
+             ? 0
+             : warps_n / 4 * 2 * wna16_wgmma_store_tokens(tile_m, out_bytes) * 64 * out_bytes;
 }
 /// wgmma: the ring, aligned to 1024 bytes, those sums and buffers, all barriers, and a flag.
 constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points, int tile_m,
@@ -136,8 +138,8 @@ constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points,
   return 1024 + wna16_wgmma_store_bytes(tile_m, warps_n, tma_store, out_bytes) +
          stages *
              (wna16_wgmma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units) + 16) +
-         wna16_wgmma_sums_bytes(tile_m, tile_n, cluster_k) +
-         (warps_k - 1) * tile_m * tile_n * 4 + 16 + 16;
+         wna16_wgmma_sums_bytes(tile_m, tile_n, cluster_k) + (warps_k - 1) * tile_m * tile_n * 4 +
+         16 + 16;
 }
 
 /// reference: rows and columns of y that a block owns, a thread each.

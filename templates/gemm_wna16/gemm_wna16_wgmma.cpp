@@ -29,11 +29,11 @@ std::int64_t cluster_tiles(const GemmWna16Problem& p, const GemmWna16Config& c) 
 std::int64_t tiles(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return cluster_tiles(p, c) * c.cluster_m * c.cluster_n;
 }
-/// Clusters that are resident together. The SMs of a cluster belong to one part of the GPU, of 16
-/// or 18 of them on an H200, so that clusters of 4 and 8 leave some without work.
+/// Clusters that are resident together. The SMs of a cluster belong to one part of the GPU, so that
+/// clusters of 4 and 8 leave some without work: 12 of an H200's 132.
 int clusters_at_once(const GemmWna16Config& c, const Arch& arch) {
   const int sms = std::max(1, arch.num_sms);
-  return std::max(1, cluster(c) <= 2 ? sms / cluster(c) : sms / 16 * 16 / cluster(c));
+  return std::max(1, (cluster(c) <= 2 ? sms : sms * 10 / 11) / cluster(c));
 }
 /// Blocks that share an output tile, in a cluster or through the workspace.
 int shares_of_k(const GemmWna16Config& c) { return c.split_k * c.cluster_k; }
@@ -43,10 +43,8 @@ int threads(const GemmWna16Config& c) { return (warpgroups(c) + 1) * 128; }
 /// Accumulators of a thread.
 int sums(const GemmWna16Config& c) { return c.tile_n / (c.warps_n * 16) * (c.tile_m / 2); }
 /// Of the architecture's registers a thread that multiplies gets 232 of two warpgroups, 160 of
-/// three, 112 of four, 104 of two where two blocks share an SM; fragments and addresses take the
-/// rest.
+/// three, 112 of four; fragments and addresses take the rest.
 int max_sums(const GemmWna16Config& c) {
-  if (c.blocks_per_sm > 1) return warpgroups(c) == 2 ? 32 : 0;
   return warpgroups(c) == 2 ? 128 : warpgroups(c) == 3 ? 64 : 32;
 }
 
@@ -99,7 +97,6 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna
     return fmt::format("tile_n = {} is not whole 64 rows for each of {} warpgroups", c.tile_n,
                        c.warps_n / 4);
   if (c.tile_m < 16) return "a product has at least 16 tokens";
-  if (c.blocks_per_sm > 2) return "at most two blocks share an SM";
   if (sums(c) > max_sums(c))
     return fmt::format("{} sums of a thread are more than {}", sums(c), max_sums(c));
   if (p.bits == 8 ? c.units < 2 : c.units < 1) return "x comes in blocks of 64 columns";
@@ -112,7 +109,7 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna
   if (p.group_size != p.k && columns % p.group_size != 0 && p.group_size % columns != 0)
     return fmt::format("groups of {} columns and chunks of {} do not divide one another",
                        p.group_size, columns);
-  if (auto why = too_much_smem(smem_bytes(p, c), c.blocks_per_sm, arch)) return why;
+  if (auto why = too_much_smem(smem_bytes(p, c), 1, arch)) return why;
   if (cluster(c) > 8) return fmt::format("a cluster has at most 8 blocks, not {}", cluster(c));
   if (c.tile_m % (8 * c.cluster_n) != 0)
     return fmt::format("{} blocks do not share {} tokens in groups of 8", c.cluster_n, c.tile_m);
@@ -155,11 +152,11 @@ std::string source_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
                          const std::string& types, const std::string& tunables) {
   return fmt::format(
       "#include \"gemm_wna16/wgmma.cuh\"\n\n{}{}{}\n"
-      "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
+      "extern \"C\" __global__ void __launch_bounds__({}, 1)\n"
       "gemm_wna16_wgmma(const __grid_constant__ quern::GemmWna16TmaArgs args) {{\n"
       "  extern __shared__ __align__(128) unsigned char smem[];\n"
       "  quern::WgmmaWna16<Problem, Config, Product>::run(args, smem);\n}}\n",
-      types, tunables, product(p.dtype, c.tile_m), threads(c), c.blocks_per_sm);
+      types, tunables, product(p.dtype, c.tile_m), threads(c));
 }
 
 std::vector<TensorMapSpec> tensor_maps_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c) {
@@ -184,9 +181,15 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
     if (tile_m > 16 && tile_m >= 2 * p.m) break;
     const auto rows = ceil_div(p.m, tile_m);
     for (const Shape& shape : {Shape{64, 4, 2}, {128, 8, 1}, {192, 12, 1}, {256, 8, 1}})
-      for (const Sharing& sharing :
-           {Sharing{1, 1, 1, 1}, {2, 1, 1, 1}, {3, 1, 1, 1}, {4, 1, 1, 1}, {8, 1, 1, 1},
-            {1, 2, 1, 1}, {1, 1, 2, 1}, {1, 1, 1, 2}, {1, 1, 1, 4}})
+      for (const Sharing& sharing : {Sharing{1, 1, 1, 1},
+                                     {2, 1, 1, 1},
+                                     {3, 1, 1, 1},
+                                     {4, 1, 1, 1},
+                                     {8, 1, 1, 1},
+                                     {1, 2, 1, 1},
+                                     {1, 1, 2, 1},
+                                     {1, 1, 1, 2},
+                                     {1, 1, 1, 4}})
         for (const int units : {1, 2, 4, 8})
           for (const int tma_store : {0, 1})
             for (const int group_m : {1, 4, 8, 16}) {
@@ -194,7 +197,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
               GemmWna16Config c;
               c.kernel = "wgmma";
               c.tile_m = tile_m, c.tile_n = shape.tile_n, c.warps_n = shape.warps_n;
-              c.warps_k = shape.warps_k, c.units = units, c.blocks_per_sm = 1;
+              c.warps_k = shape.warps_k, c.units = units;
               c.split_k = sharing.split_k, c.cluster_m = sharing.cluster_m;
               c.cluster_n = sharing.cluster_n, c.cluster_k = sharing.cluster_k;
               c.group_m = group_m, c.tma_store = tma_store;
@@ -217,6 +220,7 @@ std::optional<std::string> wasteful_wgmma(const GemmWna16Problem& p, const GemmW
       wna16_wgmma_stage_bytes(p.bits, p.group_size, p.zero_points, c.tile_m, c.tile_n, c.units);
   if (in_flight < 24 << 10 && p.k >= 1024)
     return fmt::format("{} bytes in flight for a block are too few", in_flight);
+  if (c.stages < 3 && c.units > 1 && p.k >= 1024) return "a ring of two stages waits for copies";
   const double rows = ceil_ratio(p.m, c.tile_m);
   if (rows > 8 && c.tile_m < 128)
     return fmt::format("{} tiles of tokens make fragments of the same weights", rows);
@@ -250,14 +254,22 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   // clocks at 32 tokens, 41 at 64, 72 at 128, 140 at 256).
   const double k16 = columns / 16.0, row_blocks = c.tile_n / 64.0;
   const double math = k16 * row_blocks * (0.52 * c.tile_m + 10) / clocks_per_us;
-  const double step = overlapped({dram, l2, math});
+  // A stage begins with reading codes, which the products under way hide if they are long.
+  const double begin = 6000.0 / c.tile_m / clocks_per_us;
+  // Blocks that fill one another's stages wait for one another.
+  const double together = c.cluster_m * c.cluster_n > 1 ? 1.02 : 1;
+  const double step = overlapped({dram, l2, (math + begin) * together});
   const double elements = c.tile_m * c.tile_n, sums = elements * 4;
   double finish = 0.3;
   if (c.split_k > 1)
     finish += 1.5 + std::max((1 + c.split_k) * sums / (0.5 * sm_rate(arch)), 2 * work * sums / 3e6);
-  if (c.cluster_k > 1) finish += 0.8 + sums / c.cluster_k / (0.5 * sm_rate(arch));
+  if (c.cluster_k > 1)
+    finish += 0.4 * c.cluster_k + sums * (c.cluster_k - 1) / c.cluster_k / (0.5 * sm_rate(arch));
   // Elements that leave at a clock.
-  finish += elements / c.cluster_k / (c.tma_store != 0 ? 25 : out_bytes(p) == 4 ? 8 : 5) /
+  finish += elements / c.cluster_k /
+            (c.tma_store != 0    ? 25
+             : out_bytes(p) == 4 ? 8
+                                 : 5) /
             clocks_per_us;
   const double last = c.tma_store != 0 ? 0.7 : 0;
   return kLaunchUs + kDramLatencyUs + 0.5 + rounds * (steps * step + finish) + last;

@@ -6,24 +6,34 @@
 //
 // w is the A operand of wgmma, from registers: a warp holds 16 rows of it, which is what a lane's
 // 16 bytes of a unit are. Tokens are the N of the product and come from shared memory. A block is
-// two warpgroups that make fragments and multiply, and a warp that requests tiles of x through TMA
-// and chunks of w by bulk copies into a ring in shared memory; full and empty stages are handed
+// two to four warpgroups that make fragments and multiply, and one that requests tiles of x through
+// TMA and chunks of w by bulk copies into a ring in shared memory; full and empty stages are handed
 // over by barriers. A fragment is made while the product before it runs: two sets of registers take
 // turns. Scales multiply the fragments, rounding them to 16 bits once more.
 //
-// Blocks stay resident, one on every SM, and walk over tiles of y, those of the same rows of w
-// being neighbours. Chunks of w are requested before griddepcontrol.wait: weights do not depend on
-// the previous kernel.
+// Blocks stay resident, one on every SM, and walk over tiles of y. Chunks of w are requested before
+// griddepcontrol.wait: weights do not depend on the previous kernel.
 //
 // Tunables (Config)
-//   tile_m    tokens of a tile, multiples of 16 up to 256
-//   tile_n    rows of w of a tile: 64 or 128 for each warpgroup
-//   warps_n   warps that multiply, along the rows of w: 4, 8, 12 or 16, by fours warpgroups
-//   warps_k   warpgroups that share the columns of every stage: 1 or 2, 4 in all at most
-//   units     units of 512 bytes that a row tile advances at a stage
-//   stages    depth of the ring
-//   split_k   blocks that share an output tile; each leaves fp32 sums in the workspace and the last
-//             to arrive adds them in order of k, so results do not depend on timing
+//   tile_m     tokens of a tile, multiples of 16 up to 256
+//   tile_n     rows of w of a tile: 64 or 128 for each warpgroup
+//   warps_n    warps that multiply, along the rows of w: 4, 8, 12 or 16, by fours warpgroups
+//   warps_k    warpgroups that share the columns of every stage: 1 or 2; 4 in all at most
+//   units      units of 512 bytes that a row tile advances at a stage
+//   stages     depth of the ring
+//   split_k    blocks that share an output tile; each leaves fp32 sums in the workspace and the
+//   last
+//              to arrive adds them in order of k, so results do not depend on timing
+//   cluster_m  blocks of a cluster along m, each of which fetches a part of w for all
+//   cluster_n  blocks of a cluster along n, each of which fetches a part of x for all
+//   cluster_k  blocks of a cluster that share an output tile: each adds up a part of its tokens in
+//              order of k, sums being sent through distributed shared memory. At 64 x 4096 x 4096
+//              1.5 to 2 us less than through the workspace (H200)
+//   group_m    tiles (of a cluster) along m that are visited together, so that x stays in L2 while
+//              w passes by
+//   tma_store  outputs leave through shared memory, turned about, while the next tile begins. From
+//              registers they are 16 bytes of a row of 16-bit outputs: at 2048 x 28672 x 4096 that
+//              took 12% longer (H200)
 //
 // Sources: PTX ISA 9.0, "wgmma.mma_async".
 #pragma once
@@ -76,8 +86,8 @@ struct WgmmaWna16 {
 
   // Of a thread; together what the launch gives to all, in units of 8.
   static constexpr int kThreads = kMathThreads + kGroup;
-  static constexpr int kRegisters = 65536 / Config::blocks_per_sm / kThreads / 8 * 8;
-  static constexpr int kProducerRegisters = kMathGroups == 2 && kRegisters > 100 ? 40 : 32;
+  static constexpr int kRegisters = 65536 / kThreads / 8 * 8;
+  static constexpr int kProducerRegisters = kMathGroups == 2 ? 40 : 32;
   static constexpr int kMathRegisters =
       (kRegisters * kThreads - kProducerRegisters * kGroup) / kMathThreads / 8 * 8;
 
@@ -137,8 +147,8 @@ struct WgmmaWna16 {
       const int first = tile / (kGroupM * kColumnsN) * kGroupM;
       const int group = min(rows - first, kGroupM), in_group = tile % (kGroupM * kColumnsN);
       return {((first + in_group % group) * kClusterM + rank.m) * kTileM,
-              (in_group / group * kClusterN + rank.n) * kTileN,
-              work % kSplitK * kClusterK + rank.k, tile * kSharing + rank.n * kClusterM + rank.m};
+              (in_group / group * kClusterN + rank.n) * kTileN, work % kSplitK * kClusterK + rank.k,
+              tile * kSharing + rank.n * kClusterM + rank.m};
     }
   };
   static __device__ __forceinline__ int first_chunk(int split) {
@@ -269,8 +279,8 @@ struct WgmmaWna16 {
           codes[u][i] = Chunk::codes(w + i * 4 * Chunk::kBytes, first_unit + u, lane);
 #pragma unroll
         for (int span = 0; span < kOwnSpans; ++span)
-          scales[span][i] = Chunk::scales(w + i * 4 * Chunk::kBytes,
-                                          first_column + span * Chunk::kSpan, lane);
+          scales[span][i] =
+              Chunk::scales(w + i * 4 * Chunk::kBytes, first_column + span * Chunk::kSpan, lane);
       }
 #pragma unroll
       for (int u = 0; u < kOwnUnits; ++u) {
@@ -384,8 +394,8 @@ struct WgmmaWna16 {
 
   /// Sums of a tile over all blocks that share its k, of which this block gets its part of the
   /// tokens: each sends the others' parts to their shared memory and adds, in order of k, what it
-  /// is sent. `parity` is that of the tiles before this one.
-  static __device__ __forceinline__ void add_cluster(const Shared& at, u32 parity,
+  /// is sent. `parity` is that of the tiles before this one; `last`: no tile comes after it.
+  static __device__ __forceinline__ void add_cluster(const Shared& at, u32 parity, bool last,
                                                      const Rank& rank, int lane, const Sums& sum,
                                                      Part& part) {
     constexpr u32 kBytes = kBlocksN * kPart * kStoreThreads * 4;  // from one block
@@ -431,17 +441,17 @@ struct WgmmaWna16 {
 #pragma unroll
         for (int c = 0; c < 4; ++c) part[i][j + c] = total[c];
       }
+    // After the last tile the other blocks may have ended.
     __syncwarp();
-    if (lane < kClusterK) barrier_arrive_at(at.sums_empty, rank.of_part(lane));
+    if (!last && lane < kClusterK) barrier_arrive_at(at.sums_empty, rank.of_part(lane));
   }
 
   /// Stores 64 columns of y from `column0` on, those of the warpgroup, from row `row0` on: some
   /// tokens at a time are laid out in shared memory as boxes of 128 bytes, turned about, and leave
   /// while the next are, and the warpgroup goes on to the next tile. `index` counts its threads.
-  static __device__ __forceinline__ void store_boxes(const GemmWna16TmaArgs& args,
-                                                     const Shared& at, int row0, int column0,
-                                                     int group, int index, u32& buffer,
-                                                     const float (&sum)[kSums]) {
+  static __device__ __forceinline__ void store_boxes(const GemmWna16TmaArgs& args, const Shared& at,
+                                                     int row0, int column0, int group, int index,
+                                                     u32& buffer, const float (&sum)[kSums]) {
     constexpr int kTokens = wna16_wgmma_store_tokens(kTileM, sizeof(Out));
     constexpr int kBoxes = sizeof(Out) / 2, kBoxBytes = kTokens * 128;
     if (kN % (kTileN * kClusterN) != 0 && column0 >= kN) return;
@@ -458,8 +468,8 @@ struct WgmmaWna16 {
         // Chunk c of 16 bytes of row r lies at c ^ r % 8. Four matrices: two groups of 8 columns
         // by two groups of 8 tokens.
         const int chunk = warp * 2 + lane / 8 % 2;
-        const u32 address = to + static_cast<u32>((lane / 16 * 8 + lane % 8) * 128 +
-                                                  (chunk ^ lane % 8) * 16);
+        const u32 address =
+            to + static_cast<u32>((lane / 16 * 8 + lane % 8) * 128 + (chunk ^ lane % 8) * 16);
 #pragma unroll
         for (int j = 0; j < kTokens / 8; j += 2) {
           const float* v = sum + (token0 / 8 + j) * 4;
@@ -551,7 +561,8 @@ struct WgmmaWna16 {
       }
       if constexpr (kClusterK > 1) {
         Part part;
-        add_cluster(at, parity, rank, lane, sum, part);
+        if (kSharing == 1 && work == cluster) cluster_wait();  // the others have begun
+        add_cluster(at, parity, work + num_clusters >= schedule.count, rank, lane, sum, part);
         parity ^= 1;
 #pragma unroll
         for (int i = 0; i < kBlocksN; ++i)
@@ -578,8 +589,7 @@ struct WgmmaWna16 {
     Shared at;
     at.tiles = smem + (1024 - shared_address(smem) % 1024) % 1024;
     at.stores = shared_address(at.tiles) + kStages * kStageBytes;
-    at.sums = at.stores +
-              wna16_wgmma_store_bytes(kTileM, Config::warps_n, kTmaStore, sizeof(Out));
+    at.sums = at.stores + wna16_wgmma_store_bytes(kTileM, Config::warps_n, kTmaStore, sizeof(Out));
     const u32 halves = at.sums + wna16_wgmma_sums_bytes(kTileM, kTileN, kClusterK);
     at.halves = reinterpret_cast<float*>(smem + (halves - shared_address(smem)));
     at.full = halves + (kGroupsK - 1) * kTileM * kTileN * 4;
@@ -604,9 +614,10 @@ struct WgmmaWna16 {
       barrier_init(at.sums_empty, kStoreThreads / kWarp * kClusterK);
       barrier_init_fence();
     }
-    if constexpr (kCluster > 1) {
+    if constexpr (kSharing > 1) {
       cluster_sync();
     } else {
+      if constexpr (kCluster > 1) cluster_arrive();
       __syncthreads();
     }
     const Schedule schedule(static_cast<int>(args.m));
@@ -617,8 +628,8 @@ struct WgmmaWna16 {
       take_registers<kMathRegisters>();
       consume(args, at, schedule, cluster, num_clusters, rank, flag);
     }
-    // No block may end while another of its cluster still writes to it.
-    if constexpr (kCluster > 1) {
+    // No block may end while another of its cluster still fills its stages. Sums it waits for.
+    if constexpr (kSharing > 1) {
       __syncwarp();
       cluster_sync();
     }

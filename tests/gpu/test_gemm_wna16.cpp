@@ -38,7 +38,7 @@ GemmWna16Config wgmma(int tile_m, int tile_n, int warps_n, int warps_k, int unit
   GemmWna16Config c;
   c.kernel = "wgmma";
   c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.warps_k = warps_k;
-  c.units = units, c.stages = stages, c.blocks_per_sm = 1, c.split_k = 1;
+  c.units = units, c.stages = stages, c.split_k = 1;
   c.cluster_m = c.cluster_n = c.cluster_k = c.group_m = 1;
   return c;
 }

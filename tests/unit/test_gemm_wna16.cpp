@@ -64,7 +64,7 @@ TEST_CASE("gemm_wna16's wgmma says why a config cannot run") {
   GemmWna16Config good;
   good.kernel = "wgmma";
   good.tile_m = 64, good.tile_n = 128, good.warps_n = 8, good.warps_k = 1, good.units = 4;
-  good.stages = 3, good.blocks_per_sm = 1, good.split_k = 1, good.group_m = 1;
+  good.stages = 3, good.split_k = 1, good.group_m = 1;
   good.cluster_m = good.cluster_n = good.cluster_k = 1;
   const GemmWna16Problem p = problem(64, 4096, 4096);
   REQUIRE_FALSE(reject_reason(p, good, arch));
@@ -97,7 +97,7 @@ TEST_CASE("gemm_wna16's wgmma launches whole clusters and describes its boxes") 
   GemmWna16Config c;
   c.kernel = "wgmma";
   c.tile_m = 64, c.tile_n = 64, c.warps_n = 4, c.warps_k = 2, c.units = 4, c.stages = 3;
-  c.blocks_per_sm = 1, c.split_k = 1, c.cluster_m = c.cluster_n = 1, c.cluster_k = 2, c.group_m = 1;
+  c.split_k = 1, c.cluster_m = c.cluster_n = 1, c.cluster_k = 2, c.group_m = 1;
   const GemmWna16Problem p = problem(64, 4096, 4096);
   REQUIRE_FALSE(reject_reason(p, c, arch));
   CHECK_EQ(plan(p, c, arch).grid[0], 128);
