@@ -255,13 +255,15 @@ void ProblemTrials::keep_busy(double seconds) {
     if (bench_.measure(0, 8, ignored).status != TrialStatus::ok) return;
 }
 
-void ProblemTrials::settle() {
+bool ProblemTrials::settle() {
   // Tensor cores at work draw more than the board may, so that clocks fall within some 10 ms; a
   // config that is fastest in a short burst may then lose to one that reads less.
   constexpr double kIntensity = 100;  // operations a byte, half of what a Hopper balances
   constexpr double kSeconds = 0.08;
   const Cost cost = candidates_.family().cost(candidates_.problem());
-  if (default_us_ > 0 && cost.flops > kIntensity * cost.bytes) keep_busy(kSeconds);
+  if (default_us_ == 0 || cost.flops <= kIntensity * cost.bytes) return false;
+  keep_busy(kSeconds);
+  return true;
 }
 
 }  // namespace quern

@@ -85,7 +85,7 @@ class ProblemTrials : public TrialRunner {
   Verdict compile(std::size_t i) override;
   Verdict gate(std::size_t i) override;
   Verdict measure(std::size_t i, int num_samples, std::vector<double>& samples_us) override;
-  void settle() override;
+  bool settle() override;
 
   /// Runs the default for the clocks to settle.
   void warm_up(double seconds);

@@ -1,6 +1,7 @@
 #include "autotune/product_bench.h"
 
 #include <algorithm>
+#include <numeric>
 #include <span>
 
 #include "runtime/base/error.h"
@@ -13,7 +14,10 @@ namespace {
 // That take part, the best by the tuner's trials: those of a race that they lost are of few
 // samples.
 constexpr std::size_t kOwnConfigs = 5, kLibraryConfigs = 3;
-constexpr std::size_t kStreamConfigs = 8;  // the best of so many is what reading takes
+constexpr int kAlgorithms = 8;                 // of cuBLASLt's heuristics
+constexpr std::size_t kDenseRivals = 2;        // that take turns with a kernel of another family
+constexpr int kRounds = 21, kQuickRounds = 3;  // of what is reported, and to find rivals
+constexpr std::size_t kStreamConfigs = 8;      // the best of so many is what reading takes
 
 /// Candidates by the tuner's own times, those without one last.
 std::vector<std::size_t> by_time(const ProblemReport& tuned) {
@@ -56,30 +60,40 @@ ordered_json to_json(const ProductResult& r) {
     out["cublaslt"]["config"] = r.library_config;
   }
   if (r.dense.num_samples > 0) out["cublaslt_dense"] = to_json(r.dense);
+  if (r.alone.num_samples > 0) out["alone"] = to_json(r.alone);
   return out;
 }
 
-Timing ProductBench::dense(const Params& problem) {
+Params plain_product(const Params& problem) {
   GemmProblem p;
   p.m = problem.at("m"), p.n = problem.at("n"), p.k = problem.at("k");
-  p.dtype = problem.contains("dtype") && problem.at("dtype") == "f16" ? DType::f16 : DType::bf16;
-  p.out_dtype = problem.at("out_dtype") == "f32" ? DType::f32 : p.dtype;
-  const Params same = to_params(p);
-  const auto known = dense_.find(to_key(same));
-  if (known != dense_.end()) return known->second;
+  p.dtype = problem.at("dtype") == "f16" ? DType::f16 : DType::bf16;
+  p.out_dtype =
+      problem.contains("out_dtype") && problem.at("out_dtype") == "f32" ? DType::f32 : p.dtype;
+  return to_params(p);
+}
+
+/// The best of cuBLASLt's algorithms for the plain product.
+std::vector<Contestant> ProductBench::dense_rivals(const Params& problem) {
+  const Params same = plain_product(problem);
+  const auto known = dense_rivals_.find(to_key(same));
+  if (known != dense_rivals_.end()) return known->second;
   const Family& family = library_.families().at("gemm");
-  std::vector<Params> configs;
-  for (int algorithm = 0; algorithm < 8; ++algorithm) {
+  std::vector<Contestant> rivals;
+  for (int algorithm = 0; algorithm < kAlgorithms; ++algorithm) {
     GemmConfig config;
     config.kernel = "cublaslt", config.algorithm = algorithm;
-    if (!library_.refusal(family, same, to_params(config))) configs.push_back(to_params(config));
+    if (!library_.refusal(family, same, to_params(config)))
+      rivals.push_back({&family, same, to_params(config)});
   }
-  Timing timing;
-  if (!configs.empty()) {
-    const std::vector<Timing> timings = time_configs(library_, family, same, configs);
-    timing = timings[fastest(timings)];
-  }
-  return dense_[to_key(same)] = timing;
+  const std::vector<Timing> timings = time_in_turns(library_, rivals, kQuickRounds);
+  std::vector<std::size_t> order(rivals.size());
+  std::iota(order.begin(), order.end(), std::size_t{0});
+  std::ranges::stable_sort(order, {}, [&](std::size_t i) { return timings[i].median_us; });
+  std::vector<Contestant> best;
+  for (const std::size_t i : order)
+    if (best.size() < kDenseRivals) best.push_back(rivals[i]);
+  return dense_rivals_[to_key(same)] = best;
 }
 
 double ProductBench::read_us(double bytes) {
@@ -115,20 +129,34 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
     else if (family.is_library(config) && libraries.size() < kLibraryConfigs)
       libraries.push_back(config);
   }
-  std::vector<Params> configs = own;
-  configs.insert(configs.end(), libraries.begin(), libraries.end());
-  const std::vector<Timing> timings = time_configs(library_, family, tuned.problem, configs, 21);
-  const std::span<const Timing> all = timings;
-  const std::size_t best_own = fastest(all.first(own.size()));
-  out.config = own[best_own];
-  out.timing = timings[best_own];
-  if (!libraries.empty()) {
-    const auto of_libraries = all.subspan(own.size());
-    const std::size_t best_library = fastest(of_libraries);
-    out.library_config = libraries[best_library];
-    out.library = of_libraries[best_library];
+  std::vector<Contestant> all;
+  for (const auto* configs : {&own, &libraries})
+    for (const Params& config : *configs) all.push_back({&family, tuned.problem, config});
+  const std::size_t num_own_family = all.size();
+  if (tuned.family != "gemm")
+    for (const Contestant& rival : dense_rivals(tuned.problem)) all.push_back(rival);
+  const std::size_t num_rivals = all.size();
+  if (tuned.family == "fused_gemm") {
+    const Family& gemm = library_.families().at("gemm");
+    const Params plain = plain_product(tuned.problem);
+    all.push_back({&gemm, plain, library_.get("gemm", plain).config()});
   }
-  out.dense = tuned.family == "gemm" ? out.library : dense(tuned.problem);
+  const std::vector<Timing> timings = time_in_turns(library_, all, kRounds);
+  const std::span<const Timing> times = timings;
+  const auto of_own = times.first(own.size());
+  out.config = own[fastest(of_own)];
+  out.timing = of_own[fastest(of_own)];
+  const auto of_libraries = times.subspan(own.size(), libraries.size());
+  if (!of_libraries.empty()) {
+    out.library_config = libraries[fastest(of_libraries)];
+    out.library = of_libraries[fastest(of_libraries)];
+  }
+  const auto of_dense = times.subspan(num_own_family, num_rivals - num_own_family);
+  if (tuned.family == "gemm")
+    out.dense = out.library;
+  else if (!of_dense.empty())
+    out.dense = of_dense[fastest(of_dense)];
+  if (num_rivals < all.size()) out.alone = timings.back();
   out.read_us = read_us(out.cost.bytes);
   return out;
 }

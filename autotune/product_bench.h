@@ -2,8 +2,8 @@
 #include <string>
 #include <vector>
 
+#include "autotune/in_turns.h"
 #include "autotune/kernel_library.h"
-#include "autotune/meter.h"
 #include "autotune/tuner.h"
 
 namespace quern {
@@ -25,6 +25,7 @@ struct ProductResult {
   Params library_config;
   Timing library;
   Timing dense;  // the best of cuBLASLt's for bf16 or f16 inputs and weights of the same shape
+  Timing alone;  // of a fused product: the same product as family "gemm" computes it
   double read_us = 0;        // of a kernel that only reads as many bytes
   bool library_won = false;  // the race of the tuner
 
@@ -33,20 +34,24 @@ struct ProductResult {
 };
 ordered_json to_json(const ProductResult& result);
 
+/// The product of family "gemm" that a problem of any family of products comes down to: m, n, k,
+/// 16-bit inputs of its kind, and outputs of its size.
+Params plain_product(const Params& problem);
+
 /// Measures products that have just been tuned.
 class ProductBench {
  public:
   explicit ProductBench(KernelLibrary& library) : library_(library) {}
-  /// Own kernel and library's take turns. Throws InputError for an unsupported problem,
-  /// CompileError, OutOfMemoryError, CudaError.
+  /// Own kernels and their rivals take turns, but for reading, which clocks do not touch. Throws
+  /// InputError for an unsupported problem, CompileError, OutOfMemoryError, CudaError.
   ProductResult measure(const std::string& name, const ProblemReport& tuned);
 
  private:
-  Timing dense(const Params& problem);
+  std::vector<Contestant> dense_rivals(const Params& problem);
   double read_us(double bytes);
 
   KernelLibrary& library_;
-  std::map<std::string, Timing> dense_;
+  std::map<std::string, std::vector<Contestant>> dense_rivals_;
   std::map<std::int64_t, double> reads_;  // by 16-byte words
 };
 

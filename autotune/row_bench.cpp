@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "autotune/in_turns.h"
 #include "runtime/base/error.h"
 
 namespace quern {

@@ -116,8 +116,10 @@ class Search {
 
   SearchResult run() {
     std::vector<std::size_t> alive = qualify();
-    if (alive.size() > 1) runner_.settle();
-    alive = halve(std::move(alive));
+    if (alive.size() > 1 && runner_.settle())
+      alive = halve_by_rounds(std::move(alive));
+    else
+      alive = halve(std::move(alive));
     if (alive.size() > 1) runner_.settle();
     if (!alive.empty()) race(std::move(alive));
     for (Trial& trial : result_.trials) {
@@ -243,23 +245,11 @@ class Search {
 
   /// Step 2: down to the finalists, the default among them.
   std::vector<std::size_t> halve(std::vector<std::size_t> alive) {
-    const bool has_default = !alive.empty() && alive.front() == 0;
-    const std::size_t target = options_.finalists + (has_default ? 1 : 0);
+    const std::size_t target = num_finalists(alive);
     int num_samples = options_.quick_samples;
     while (alive.size() > target) {
       sort_by_time(alive);
-      const std::size_t keep = std::max(target, (alive.size() + 1) / 2);
-      const bool dropped_default =
-          has_default && std::find(alive.begin(), alive.begin() + static_cast<long>(keep), 0u) ==
-                             alive.begin() + static_cast<long>(keep);
-      alive.resize(keep);
-      if (dropped_default) alive.back() = 0;
-      if (late()) {
-        alive.resize(std::min(alive.size(), target));
-        if (has_default && std::find(alive.begin(), alive.end(), 0u) == alive.end())
-          alive.back() = 0;
-        break;
-      }
+      alive = better_half(std::move(alive), target);
       if (alive.size() == target) break;
       num_samples *= 2;
       std::erase_if(alive, [&](std::size_t c) { return !measure(c, num_samples); });
@@ -268,19 +258,65 @@ class Search {
     return alive;
   }
 
+  /// Step 2 where clocks fall: times are compared within a round, and what was timed before, at
+  /// other clocks, counts no longer.
+  std::vector<std::size_t> halve_by_rounds(std::vector<std::size_t> alive) {
+    const std::size_t target = num_finalists(alive);
+    int num_rounds = options_.quick_samples;
+    while (alive.size() > target && !late()) {
+      for (const std::size_t c : alive) samples_[c].clear();
+      for (int round = 0; round < num_rounds; ++round) run_round(alive, round % 2 != 0);
+      if (alive.empty()) break;
+      // Of a round only the ratios count. Their median over the rounds is the place.
+      std::vector<std::pair<double, std::size_t>> order;
+      for (const std::size_t c : alive)
+        order.emplace_back(compare(samples_[c], samples_[alive.front()]).log_median, c);
+      std::sort(order.begin(), order.end());
+      std::transform(order.begin(), order.end(), alive.begin(),
+                     [](const auto& entry) { return entry.second; });
+      alive = better_half(std::move(alive), target);
+      std::sort(alive.begin(), alive.end());
+      num_rounds *= 2;
+    }
+    if (alive.size() > target) {
+      sort_by_time(alive);
+      alive = better_half(std::move(alive), target);
+    }
+    std::sort(alive.begin(), alive.end());
+    return alive;
+  }
+
+  std::size_t num_finalists(const std::vector<std::size_t>& alive) const {
+    return options_.finalists + (!alive.empty() && alive.front() == 0 ? 1 : 0);
+  }
+
+  /// The first half of `sorted`, or `target` of them if that is more or the time is up, with the
+  /// default in the last place if it would go.
+  std::vector<std::size_t> better_half(std::vector<std::size_t> sorted, std::size_t target) const {
+    const bool has_default = std::find(sorted.begin(), sorted.end(), 0u) != sorted.end();
+    const std::size_t half = std::max(target, (sorted.size() + 1) / 2);
+    sorted.resize(std::min(sorted.size(), late() ? target : half));
+    if (has_default && std::find(sorted.begin(), sorted.end(), 0u) == sorted.end())
+      sorted.back() = 0;
+    return sorted;
+  }
+
+  /// Everybody once, who fails being struck off.
+  void run_round(std::vector<std::size_t>& running, bool backwards) {
+    std::vector<std::size_t> order = running;
+    if (backwards) std::reverse(order.begin(), order.end());
+    for (const std::size_t c : order)
+      if (!measure(c, kSamplesARound)) std::erase(running, c);
+  }
+
   /// Steps 3 and 4.
   void race(std::vector<std::size_t> finalists) {
     const std::vector<std::vector<double>> before =
         std::exchange(samples_, std::vector<std::vector<double>>(samples_.size()));
     std::vector<std::size_t> running = finalists;
     for (int round = 1; round <= options_.max_rounds && !running.empty(); ++round) {
-      std::vector<std::size_t> order = running;
-      if (round % 2 == 0) std::reverse(order.begin(), order.end());
-      for (const std::size_t c : order)
-        if (!measure(c, kSamplesARound)) {
-          std::erase(running, c);
-          std::erase(finalists, c);
-        }
+      run_round(running, round % 2 == 0);
+      std::erase_if(finalists, [&](std::size_t c) { return samples_[c].empty(); });
       if (late() || (round >= options_.min_rounds && settled(running))) break;
     }
     decide(finalists);

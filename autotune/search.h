@@ -64,8 +64,9 @@ class TrialRunner {
   virtual Verdict measure(std::size_t candidate, int num_samples,
                           std::vector<double>& samples_us) = 0;
   /// Keeps the device at work until its clocks are those of sustained work, where the problem is one
-  /// that draws all its power. Asked for before candidates are compared closely.
-  virtual void settle() {}
+  /// that draws all its power. Asked for before candidates are compared closely. True if it is such
+  /// a problem: timings are then compared only with those of the same round.
+  virtual bool settle() { return false; }
 };
 
 /// Which of the candidates are compiled and timed. The other two are there to judge `ranked`: what
@@ -134,15 +135,14 @@ struct SearchResult {
 ///     (autotune/surrogate.h), and what it then expects most of comes next, in waves, each
 ///     announced before the last one is through.
 ///  2. Successive halving (Jamieson and Talwalkar, 2016): the faster half is timed twice as often
-///  as
-///     before, until the finalists are left. The default always stays in.
+///     as before, until the finalists are left. The default always stays in. Where the clocks fall
+///     under the load, nothing of step 1 is believed: everybody runs once a round, as in step 3.
 ///  3. In the final everybody runs once a round, the order of a round being the last one's
-///  reversed,
-///     so that drifting clocks touch all alike; the last places drop out once that is certain.
+///     reversed, so that drifting clocks touch all alike; the last places drop out once that is
+///     certain.
 ///  4. The winner is not simply the least median. Every finalist whose ratio to the leader cannot
-///  be
-///     told from 1 (95% band of the median of the rounds' ratios), or gains less than min_gain, is
-///     a tie, and ties go to the default first, then to the earlier candidate: two tunes of the
+///     be told from 1 (95% band of the median of the rounds' ratios), or gains less than min_gain,
+///     is a tie, and ties go to the default first, then to the earlier candidate: two tunes of the
 ///     same GPU then agree, and the default is left only for a real gain.
 ///
 /// Deterministic given what `runner` answers. Exceptions of `runner` travel on.

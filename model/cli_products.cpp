@@ -1,6 +1,7 @@
 #include "model/cli_products.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <map>
 #include <set>
 
@@ -34,11 +35,30 @@ std::vector<Variant> variants() {
         name,
         {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
   };
-  return {
-      {"gemm", "bf16", {{"dtype", "bf16"}}},         wna16("w4a16", 4, false),
-      wna16("w4a16-zero-points", 4, true),           wna16("w8a16", 8, false),
-      w8a8("int8", "i8", "token", "channel"),        w8a8("fp8", "e4m3", "tensor", "tensor"),
-      w8a8("fp8-token", "e4m3", "token", "channel"), w8a8("fp8-block", "e4m3", "group", "block")};
+  // Besides its product: dtype parameters are 16-bit, but for codes (Q).
+  const auto fused = [](const char* name, const char* prologue, const char* epilogue,
+                        const char* result) {
+    Variant variant{
+        "fused_gemm", name, {{"dtype", "bf16"}, {"prologue", prologue}, {"epilogue", epilogue}}};
+    if (*prologue != 0) variant.fields["eps"] = 1e-5;
+    variant.fields[result] = std::string_view(result) == "Q" ? "e4m3" : "bf16";
+    return variant;
+  };
+  return {fused("gelu", "", "gelu", "Y"),
+          fused("silu", "", "silu", "Y"),
+          fused("swiglu", "", "swiglu", "Y"),
+          fused("swiglu-quantise", "", "swiglu_quantise", "Q"),
+          fused("add", "", "add", "R"),
+          fused("rmsnorm", "rmsnorm", "cast", "Y"),
+          fused("rmsnorm-swiglu", "rmsnorm", "swiglu", "Y"),
+          {"gemm", "bf16", {{"dtype", "bf16"}}},
+          wna16("w4a16", 4, false),
+          wna16("w4a16-zero-points", 4, true),
+          wna16("w8a16", 8, false),
+          w8a8("int8", "i8", "token", "channel"),
+          w8a8("fp8", "e4m3", "tensor", "tensor"),
+          w8a8("fp8-token", "e4m3", "token", "channel"),
+          w8a8("fp8-block", "e4m3", "group", "block")};
 }
 
 Variant variant_of(const ProductOptions& options) {
@@ -75,6 +95,15 @@ std::vector<NamedProduct> products_of(const ModelConfig& config, DType dtype) {
           {{"lm_head", static_cast<int>(config.vocab_size), hidden}, DType::f32}};
 }
 
+/// n x k, with outputs of 16 bits.
+NamedProduct product_of(const std::string& size, DType dtype) {
+  int n = 0, k = 0, end = 0;
+  if (std::sscanf(size.c_str(), "%9dx%9d%n", &n, &k, &end) != 2 || end != std::ssize(size) ||
+      n < 1 || k < 1)
+    throw InputError(fmt::format("'{}' is not a size such as 4096x14336", size));
+  return {{size, n, k}, dtype};
+}
+
 std::string us(const Timing& timing) {
   return timing.num_samples == 0 ? "-" : fmt::format("{:.2f}", timing.median_us);
 }
@@ -93,7 +122,7 @@ std::string short_config(const Params& config) {
 std::string product_table(const std::vector<ProductResult>& results, const Roofs& roofs,
                           const Family& family) {
   Table table({"product", "rows", "n", "k", "us", "+-", "TB/s", "TFLOP/s", "% of roof",
-               "of reading", "cuBLASLt us", "of cuBLASLt", "of its bf16", "config"},
+               "of reading", "cuBLASLt us", "of cuBLASLt", "of its bf16", "of alone", "config"},
               true);
   for (const ProductResult& r : results) {
     const double least = roofs.least_us(family, r.problem), own = r.timing.median_us;
@@ -103,7 +132,7 @@ std::string product_table(const std::vector<ProductResult>& results, const Roofs
                fmt::format("{:.1f}", r.flops_per_second() / 1e12),
                least > 0 ? fmt::format("{:.1f}", 100 * least / own) : "-", ratio(own, r.read_us),
                us(r.library), ratio(r.library.median_us, own), ratio(r.dense.median_us, own),
-               short_config(r.config)});
+               ratio(own, r.alone.median_us), short_config(r.config)});
   }
   return table.text();
 }
@@ -120,7 +149,10 @@ void bench_products(const Common& common, const ProductOptions& options) {
 
   std::map<std::string, std::string> names;  // by problem, as it is tuned
   std::vector<KernelRequest> requests;
-  const auto products = products_of(config, gpu_dtype(config));
+  std::vector<NamedProduct> products;
+  for (const std::string& size : options.sizes)
+    products.push_back(product_of(size, gpu_dtype(config)));
+  if (products.empty()) products = products_of(config, gpu_dtype(config));
   for (const std::string& wanted : options.products)
     if (std::none_of(products.begin(), products.end(),
                      [&](const NamedProduct& p) { return p.product.name == wanted; }))
@@ -133,14 +165,17 @@ void bench_products(const Common& common, const ProductOptions& options) {
       if (product.name == "lm_head" && rows > kMostRowsOfHead) continue;
       Params problem = {{"m", rows}, {"n", product.n}, {"k", product.k}};
       problem.update(variant.fields);
-      problem["out_dtype"] = name(out);
+      const bool fused = variant.family == "fused_gemm";
+      if (!fused) problem["out_dtype"] = name(out);
       if (const auto reason = family.unsupported(problem, session.kernels().arch()))
         throw InputError(fmt::format("{}: {}", to_text(problem), *reason));
       names[to_key(bucketed(family, problem))] = product.name;
+      if (fused) requests.push_back({"gemm", plain_product(problem)});
       requests.push_back({variant.family, std::move(problem)});
     }
   TuneOptions tuning;
   tuning.force = true;  // what lost the race is to be known too
+  tuning.search.strategy = parse_search_strategy(options.search).value();
   const TuneReport report = tune_with_progress(common, session.kernels(), requests, tuning);
   ProductBench bench(session.kernels());
   std::vector<ProductResult> results;
@@ -148,6 +183,7 @@ void bench_products(const Common& common, const ProductOptions& options) {
   ProgressLine line(common);
   for (std::size_t i = 0; i < report.problems.size(); ++i) {
     const ProblemReport& tuned = report.problems[i];
+    if (tuned.family != variant.family) continue;  // what a fused product is held against
     line.update(
         fmt::format("measuring {}/{}  {}", i + 1, report.problems.size(), to_text(tuned.problem)));
     results.push_back(bench.measure(names.at(to_key(tuned.problem)), tuned));
@@ -167,7 +203,9 @@ void bench_products(const Common& common, const ProductOptions& options) {
   else
     print_text(fmt::format(
         "{}, {}, {}; tuned in {:.1f} s; of reading: time over that of a kernel that only reads as "
-        "many bytes; of cuBLASLt: its time over ours\n{}",
+        "many bytes; of cuBLASLt: its time over ours; of alone: a fused product's time over that "
+        "of "
+        "the product alone\n{}",
         device.name, variant.family, variant.name, report.seconds,
         product_table(results, roofs, family)));
 }

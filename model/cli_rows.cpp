@@ -363,7 +363,15 @@ void add_bench_kernels(CLI::App& app, Common& common) {
   command->add_option("--products", options->products.products, "only these: qkv, o, gate_up, ...")
       ->delimiter(',')
       ->allow_extra_args(false);
-  command->add_option("--variant", options->products.variant, "products: of a quantised family");
+  command->add_option("--sizes", options->products.sizes, "products: n x k, not a model's")
+      ->delimiter(',')
+      ->allow_extra_args(false);
+  command->add_option("--variant", options->products.variant, "products: w4a16, fp8, swiglu, ...");
+  command
+      ->add_option("--search", options->products.search,
+                   "products: ranked, exhaustive or random candidates")
+      ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
+      ->capture_default_str();
   command->add_option("--kernels", options->kernels, "only these")
       ->delimiter(',')
       ->allow_extra_args(false);

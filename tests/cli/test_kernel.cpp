@@ -203,6 +203,7 @@ TEST_CASE("bench-kernels refuses what it cannot measure") {
   quern.refuses({"bench-kernels", "--family", "sorting"}, 2, "'sorting' is not a family");
   quern.refuses({"bench-kernels", "--family", "gemm", "--variant", "ternary"}, 2, "bf16");
   quern.refuses({"bench-kernels", "--family", "gemm", "--rows", "0"}, 2, "--rows");
+  quern.refuses({"bench-kernels", "--family", "fused_gemm", "--variant", "relu"}, 2, "swiglu");
   quern.refuses({"bench-kernels", "--kernels", "nothing"}, 2, "nothing");
   quern.refuses({"bench-kernels", "--shapes", "3"}, 2, "32x4096");
   quern.refuses({"bench-kernels", "--shapes", "0x4"}, 2, "0x4");

@@ -1,5 +1,6 @@
 #include "autotune/energy.h"
 
+#include "autotune/in_turns.h"
 #include "model/gpu_session.h"
 #include "tests/support/gpu.h"
 #include "tests/support/sample_record.h"

@@ -88,7 +88,9 @@ TEST_CASE("wgmma at odd shapes, with every schedule") {
       wgmma(256, 128, 4, false, 2, 1, 4), wgmma(128, 128, 6, true, 1, 1, 8),
       wgmma(128, 64, 8, true, 2, 1, 1),   wgmma(64, 256, 5, true, 2, 1, 4),
       wgmma(64, 160, 3, true, 1, 1, 4),   wgmma(128, 96, 7, false, 1, 4, 16),
-      wgmma(128, 224, 4, false, 1, 1, 4), wgmma(256, 64, 5, false, 1, 3, 1)};
+      wgmma(128, 224, 4, false, 1, 1, 4), wgmma(256, 64, 5, false, 1, 3, 1),
+      wgmma(128, 192, 5, true, 2, 1, 8),  wgmma(256, 192, 4, false, 2, 1, 8),
+      wgmma(256, 176, 4, false, 1, 2, 4)};
   // Tails of rows, columns and k; fewer tiles than SMs and more; k of one tile and less.
   for (const auto& [n, k] : {std::pair{512, 64}, {520, 264}, {8, 8}, {1000, 1032}, {2056, 512}})
     for (const int m : {1, 63, 64, 65, 129, 255, 256, 300, 1025})

@@ -152,6 +152,34 @@ TEST_CASE("a settling clock does not choose the winner") {
   }
 }
 
+TEST_CASE("where clocks fall, who was timed first has no advantage") {
+  struct Falling : SyntheticGpu {
+    using SyntheticGpu::SyntheticGpu;
+    int settled = 0;
+    bool settle() override {
+      ++settled;
+      return true;
+    }
+    Verdict measure(std::size_t c, int n, std::vector<double>& samples) override {
+      const std::size_t before = samples.size();
+      const Verdict verdict = SyntheticGpu::measure(c, n, samples);
+      const double longer = 1.25 - 0.25 * std::exp(-static_cast<double>(num_timings) / 100);
+      for (std::size_t i = before; i < samples.size(); ++i) samples[i] *= longer;
+      return verdict;
+    }
+  };
+  for (unsigned seed = 0; seed < 20; ++seed) {
+    CAPTURE(seed);
+    std::vector<double> times;
+    for (unsigned i = 0; i < 30; ++i) times.push_back(110 - 0.4 * i);
+    Falling gpu(times, 0.01, seed);
+    const SearchResult result = search(times.size(), gpu, everything());
+    REQUIRE(result.winner.has_value());
+    CHECK_LE(times[*result.winner], 1.01 * best_of(times));
+    CHECK_EQ(gpu.settled, 2);
+  }
+}
+
 TEST_CASE("two tunes of the same GPU agree where candidates tie") {
   for (const double noise : {0.01, 0.03, 0.1}) {
     int left_default = 0;
