@@ -45,6 +45,16 @@ __device__ __forceinline__ void barrier_wait(u32 barrier, u32 parity) {
       "r"(parity)
       : "memory");
 }
+/// The same where the phase was completed by stores of other blocks of the cluster.
+__device__ __forceinline__ void barrier_wait_cluster(u32 barrier, u32 parity) {
+  asm volatile(
+      "{\n.reg .pred done;\n"
+      "again:\n"
+      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "@!done bra again;\n}" ::"r"(barrier),
+      "r"(parity)
+      : "memory");
+}
 
 /// Whether the phase of this parity has completed.
 __device__ __forceinline__ bool barrier_done(u32 barrier, u32 parity) {
@@ -64,11 +74,31 @@ __device__ __forceinline__ u32 cluster_rank() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-/// All threads of all blocks of the cluster.
-__device__ __forceinline__ void cluster_sync() {
+/// Where this shared address lies in block `rank` of the cluster.
+__device__ __forceinline__ u32 address_at(u32 shared, u32 rank) {
+  u32 remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(shared), "r"(rank));
+  return remote;
+}
+/// Stores four floats in another block of the cluster, whose barrier counts the 16 bytes; both by
+/// address_at().
+__device__ __forceinline__ void store_at(u32 to, const float* v, u32 barrier) {
   asm volatile(
-      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [%0], {%1, %2, %3, %4}, "
+      "[%5];" ::"r"(to),
+      "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
+      : "memory");
+}
+/// Every thread of every block of the cluster arrives once and may then wait for all others.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
 }
 
 /// `threads` threads, those that call this and those that call named_arrive(); `id` 1 to 15.

@@ -94,6 +94,17 @@ __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));
 }
 
+/// Four floats from a shared address.
+__device__ __forceinline__ void load_shared(u32 from_shared, float (&v)[4]) {
+  asm volatile("ld.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+               : "r"(from_shared)
+               : "memory");
+}
+/// Stores a float to a shared address.
+__device__ __forceinline__ void store_shared(u32 to_shared, float x) {
+  asm volatile("st.shared.f32 [%0], %1;" ::"r"(to_shared), "f"(x) : "memory");
+}
 /// Stores a byte to a shared address.
 __device__ __forceinline__ void store_shared(u32 to_shared, u8 bits) {
   asm volatile("st.shared.u8 [%0], %1;" ::"r"(to_shared), "r"(static_cast<u32>(bits)) : "memory");

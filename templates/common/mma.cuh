@@ -53,4 +53,13 @@ __device__ __forceinline__ u32 transpose_8x8(u32 x) {
   return y;
 }
 
+/// Stores four 8x8 matrices of 16-bit elements, held as transpose_8x8() takes them, transposed:
+/// lane 8i + j gives the address of the 16 bytes that become row j of matrix i, its column j.
+__device__ __forceinline__ void stmatrix_x4_trans(u32 row_address, const u32 (&r)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(
+                   row_address),
+               "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3])
+               : "memory");
+}
+
 }  // namespace quern

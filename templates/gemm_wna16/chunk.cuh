@@ -69,20 +69,25 @@ struct Wna16Chunk {
                             spans_of(chunk) * (kZeros ? 48 : 32));
   }
   /// Requests one chunk by bulk copies that end on a barrier; what lies beyond k stays as it is.
-  /// One thread.
-  template <class Args>
+  /// One thread. Where `copies` is more than 1 they go to the same place of every block of the
+  /// cluster in `blocks`, a bit each.
+  template <int copies = 1, class Args>
   static __device__ __forceinline__ void load_bulk(const Args& args, u32 to, int row_tile,
-                                                   int chunk, u32 barrier) {
+                                                   int chunk, u32 barrier, u16 blocks = 1) {
+    const auto load = [&](u32 at, const void* from, u32 bytes) {
+      if constexpr (copies == 1)
+        bulk_load(at, from, bytes, barrier);
+      else
+        bulk_load_multicast(at, from, bytes, barrier, blocks);
+    };
     const i64 unit = static_cast<i64>(row_tile) * kUnitsK + chunk * units;
-    bulk_load(to, static_cast<const u8*>(args.codes) + unit * kWna16UnitBytes,
-              static_cast<u32>(units_of(chunk) * kWna16UnitBytes), barrier);
+    load(to, static_cast<const u8*>(args.codes) + unit * kWna16UnitBytes,
+         static_cast<u32>(units_of(chunk) * kWna16UnitBytes));
     const i64 group = static_cast<i64>(row_tile) * kGroups + chunk * kColumns / kGroup;
     const u32 spans = static_cast<u32>(spans_of(chunk));
-    bulk_load(to + kScalesAt, static_cast<const u8*>(args.scales) + group * 32, spans * 32,
-              barrier);
+    load(to + kScalesAt, static_cast<const u8*>(args.scales) + group * 32, spans * 32);
     if constexpr (kZeros)
-      bulk_load(to + kZerosAt, static_cast<const u8*>(args.zeros) + group * 16, spans * 16,
-                barrier);
+      load(to + kZerosAt, static_cast<const u8*>(args.zeros) + group * 16, spans * 16);
   }
 
   /// The lane's 16 bytes of one unit.

@@ -20,14 +20,19 @@ constexpr int kMaxExtent = 1 << 20;
 const std::vector<IntTunable<GemmWna16Config>>& tunables() {
   using C = GemmWna16Config;
   static const std::vector<IntTunable<C>> tunables = {
-      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 256}},
+      {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 192, 256}},
       {"tile_n", &C::tile_n, {0, 32, 48, 64, 96, 128, 160, 192, 224, 256}},
-      {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 16}},
+      {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16}},
       {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
       {"units", &C::units, {0, 1, 2, 4, 8}},
-      {"stages", &C::stages, {0, 2, 3, 4, 6, 8}},
+      {"stages", &C::stages, {0, 2, 3, 4, 5, 6, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8}},
+      {"cluster_m", &C::cluster_m, {0, 1, 2, 4}},
+      {"cluster_n", &C::cluster_n, {0, 1, 2, 4}},
+      {"cluster_k", &C::cluster_k, {0, 1, 2, 4, 8}},
+      {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
+      {"tma_store", &C::tma_store, {0, 1}, true},
   };
   return tunables;
 }
@@ -174,7 +179,9 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
-    if (auto why = outside_space(c, {"tile_m", "tile_n", "warps_n", "units", "stages", "split_k"}))
+    if (auto why = outside_space(
+            c, {"tile_m", "tile_n", "warps_n", "warps_k", "units", "stages", "split_k", "cluster_m",
+                "cluster_n", "cluster_k", "group_m", "tma_store"}))
       return why;
     return reject_wgmma(p, c, arch);
   }

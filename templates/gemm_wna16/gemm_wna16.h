@@ -42,20 +42,27 @@ struct GemmWna16Config {
   std::string kernel = "mma";    // stream, mma, wgmma, reference
   int tile_m = 0;                // tokens of a block
   int tile_n = 0;                // mma, wgmma: rows of w of a block
-  int warps_n = 0, warps_k = 0;  // warps_k: stream
+  int warps_n = 0, warps_k = 0;  // warps_k: stream; wgmma: warpgroups that share a stage's k
   int units = 0;                 // of 512 bytes, that a row tile advances at a stage
   int stages = 0;                // depth of the ring
   int blocks_per_sm = 0;         // stream: resident blocks
   int split_k = 0;               // blocks that share an output tile
+  // wgmma: blocks of a cluster along m, which share w; along n, which share x; along k, which add
+  // up one output tile
+  int cluster_m = 0, cluster_n = 0, cluster_k = 0;
+  int group_m = 0;    // wgmma: tiles of a cluster along m that are visited together
+  int tma_store = 0;  // wgmma: 1: y leaves through shared memory, 0: from registers
 
   static constexpr auto fields() {
     using C = GemmWna16Config;
     return std::tuple{
-        std::pair{"kernel", &C::kernel},   std::pair{"tile_m", &C::tile_m},
-        std::pair{"tile_n", &C::tile_n},   std::pair{"warps_n", &C::warps_n},
-        std::pair{"warps_k", &C::warps_k}, std::pair{"units", &C::units},
-        std::pair{"stages", &C::stages},   std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k}};
+        std::pair{"kernel", &C::kernel},       std::pair{"tile_m", &C::tile_m},
+        std::pair{"tile_n", &C::tile_n},       std::pair{"warps_n", &C::warps_n},
+        std::pair{"warps_k", &C::warps_k},     std::pair{"units", &C::units},
+        std::pair{"stages", &C::stages},       std::pair{"blocks_per_sm", &C::blocks_per_sm},
+        std::pair{"split_k", &C::split_k},     std::pair{"cluster_m", &C::cluster_m},
+        std::pair{"cluster_n", &C::cluster_n}, std::pair{"cluster_k", &C::cluster_k},
+        std::pair{"group_m", &C::group_m},     std::pair{"tma_store", &C::tma_store}};
   }
   bool operator==(const GemmWna16Config&) const = default;
 };

@@ -31,10 +31,11 @@ struct GemmWna16Args {
   long long m;
 };
 
-/// The same where x is copied by the tensor memory accelerator, as the driver describes it to it
-/// (Family::tensor_maps).
+/// The same where x and y are copied by the tensor memory accelerator, as the driver describes
+/// them to it (Family::tensor_maps).
 struct GemmWna16TmaArgs {
   alignas(64) unsigned char x_map[128];
+  alignas(64) unsigned char y_map[128];  // with tma_store
   const void* codes;
   const void* scales;
   const void* zeros;
@@ -113,13 +114,32 @@ constexpr int wna16_wgmma_stage_bytes(int bits, int group_size, bool zero_points
                         1024) *
          1024;
 }
-/// wgmma: the ring, aligned to 1024 bytes, its barriers, and a flag.
+/// wgmma: sums that the other blocks of a tile send to each that shares its k.
+constexpr int wna16_wgmma_sums_bytes(int tile_m, int tile_n, int cluster_k) {
+  return (cluster_k - 1) * (tile_m / cluster_k) * tile_n * 4;
+}
+/// wgmma: tokens whose outputs a warpgroup lays out in shared memory at a time, 64 columns of 16
+/// bits or 32 tokens by 64 columns of 32 where the tile has so many; a divisor of the tile.
+constexpr int wna16_wgmma_store_tokens(int tile_m, int out_bytes) {
+  int tokens = 128 / out_bytes;
+  while (tile_m % tokens != 0) tokens -= 16;
+  return tokens;
+}
+/// wgmma: two such buffers of each warpgroup.
+constexpr int wna16_wgmma_store_bytes(int tile_m, int warps_n, bool tma_store, int out_bytes) {
+  return !tma_store
+             ? 0
+             : warps_n / 4 * 2 * wna16_wgmma_store_tokens(tile_m, out_bytes) * 64 * out_bytes;
+}
+/// wgmma: the ring, aligned to 1024 bytes, those sums and buffers, all barriers, and a flag.
 constexpr int wna16_wgmma_smem_bytes(int bits, int group_size, bool zero_points, int tile_m,
-                                     int tile_n, int units, int stages) {
-  return 1024 +
+                                     int tile_n, int warps_n, int warps_k, int units, int stages,
+                                     int cluster_k, bool tma_store, int out_bytes) {
+  return 1024 + wna16_wgmma_store_bytes(tile_m, warps_n, tma_store, out_bytes) +
          stages *
              (wna16_wgmma_stage_bytes(bits, group_size, zero_points, tile_m, tile_n, units) + 16) +
-         16;
+         wna16_wgmma_sums_bytes(tile_m, tile_n, cluster_k) + (warps_k - 1) * tile_m * tile_n * 4 +
+         16 + 16;
 }
 
 /// reference: rows and columns of y that a block owns, a thread each.

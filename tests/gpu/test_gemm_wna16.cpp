@@ -34,11 +34,24 @@ GemmWna16Config mma(int tile_m, int tile_n, int warps_n, int units, int stages, 
   return c;
 }
 
-GemmWna16Config wgmma(int tile_m, int tile_n, int warps_n, int units, int stages, int split_k) {
+GemmWna16Config wgmma(int tile_m, int tile_n, int warps_n, int warps_k, int units, int stages) {
   GemmWna16Config c;
   c.kernel = "wgmma";
-  c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.units = units, c.stages = stages;
+  c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.warps_k = warps_k;
+  c.units = units, c.stages = stages, c.split_k = 1;
+  c.cluster_m = c.cluster_n = c.cluster_k = c.group_m = 1;
+  return c;
+}
+GemmWna16Config split(GemmWna16Config c, int split_k) {
   c.split_k = split_k;
+  return c;
+}
+GemmWna16Config cluster(GemmWna16Config c, int m, int n, int k) {
+  c.cluster_m = m, c.cluster_n = n, c.cluster_k = k, c.group_m = 4;
+  return c;
+}
+GemmWna16Config stored_by_tma(GemmWna16Config c) {
+  c.tma_store = 1;
   return c;
 }
 
@@ -56,10 +69,18 @@ std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
   all.push_back(mma(64, 96, 3, 2, 2, 3));
   all.push_back(mma(64, 128, 2, 4, 2, 1));
   all.push_back(mma(128, 128, 4, 2, 2, 1));
-  all.push_back(wgmma(32, 128, 8, 2, 2, 1));
-  all.push_back(wgmma(64, 256, 16, 2, 3, 3));
-  all.push_back(wgmma(128, 256, 8, 2, 3, 1));
-  all.push_back(wgmma(256, 128, 8, 4, 2, 2));
+  all.push_back(wgmma(32, 128, 8, 1, 2, 2));
+  all.push_back(stored_by_tma(wgmma(16, 128, 8, 1, 2, 3)));
+  all.push_back(split(wgmma(64, 256, 16, 1, 2, 3), 3));
+  all.push_back(stored_by_tma(wgmma(128, 256, 8, 1, 2, 3)));
+  all.push_back(stored_by_tma(split(wgmma(256, 128, 8, 1, 4, 2), 2)));
+  all.push_back(stored_by_tma(wgmma(192, 128, 8, 1, 1, 4)));
+  all.push_back(stored_by_tma(cluster(wgmma(128, 192, 12, 1, 2, 3), 2, 1, 1)));
+  all.push_back(cluster(wgmma(64, 128, 8, 1, 2, 3), 1, 2, 1));
+  all.push_back(cluster(wgmma(32, 128, 8, 1, 2, 3), 2, 2, 1));
+  all.push_back(cluster(wgmma(64, 192, 12, 1, 1, 3), 1, 1, 4));
+  all.push_back(cluster(wgmma(64, 64, 4, 2, 4, 2), 1, 1, 2));
+  all.push_back(cluster(wgmma(32, 128, 8, 2, 4, 2), 2, 1, 2));
   std::vector<Params> out;
   for (const GemmWna16Config& config : all)
     if (!reject_reason(p, config, arch)) out.push_back(to_params(config));

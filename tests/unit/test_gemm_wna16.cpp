@@ -59,6 +59,63 @@ TEST_CASE("gemm_wna16 compiles for every architecture without spilling") {
   test::check_family_compiles(family, to_params(problem(8, 208, 1088, 8, 64, true)), 0);
 }
 
+TEST_CASE("gemm_wna16's wgmma says why a config cannot run") {
+  const Arch arch = parse_arch("sm_90a");
+  GemmWna16Config good;
+  good.kernel = "wgmma";
+  good.tile_m = 64, good.tile_n = 128, good.warps_n = 8, good.warps_k = 1, good.units = 4;
+  good.stages = 3, good.split_k = 1, good.group_m = 1;
+  good.cluster_m = good.cluster_n = good.cluster_k = 1;
+  const GemmWna16Problem p = problem(64, 4096, 4096);
+  REQUIRE_FALSE(reject_reason(p, good, arch));
+  const auto why = [&](auto&& change) {
+    GemmWna16Config c = good;
+    change(c);
+    return reject_reason(p, c, arch);
+  };
+  CHECK(mentions(reject_reason(p, good, parse_arch("sm_80")), "sm_80 has no wgmma"));
+  CHECK(mentions(why([](auto& c) { c.warps_n = 4; }), "not two to four warpgroups"));
+  CHECK(mentions(why([](auto& c) { c.warps_k = 4; }), "two along k at most"));
+  CHECK(mentions(why([](auto& c) { c.warps_k = 2, c.units = 1; }), "do not share 64 columns"));
+  CHECK(mentions(why([](auto& c) { c.tile_n = 192; }), "not whole 64 rows for each of 2"));
+  CHECK(mentions(why([](auto& c) { c.tile_n = 256, c.tile_m = 256, c.units = 1; }),
+                 "256 sums of a thread are more than 128"));
+  CHECK(mentions(why([](auto& c) { c.cluster_k = 4, c.cluster_n = 4; }), "at most 8 blocks"));
+  CHECK(mentions(why([](auto& c) { c.tile_m = 16, c.cluster_n = 4; }), "share 16 tokens"));
+  CHECK(mentions(why([](auto& c) { c.tile_m = 16, c.cluster_k = 4; }), "do not add 16 tokens"));
+  CHECK(mentions(why([](auto& c) { c.cluster_k = 2, c.split_k = 2; }), "not in both"));
+  CHECK(mentions(why([](auto& c) { c.cluster_k = 2, c.tma_store = 1; }), "from registers"));
+  CHECK(mentions(why([](auto& c) { c.stages = 6; }), "bytes of shared memory"));
+  CHECK(mentions(why([](auto& c) { c.cluster_m = 0; }), "cluster_m = 0 is not in the space"));
+  GemmWna16Config stream = good;
+  stream.kernel = "mma";
+  CHECK(mentions(reject_reason(p, stream, arch), "mma has no tunable"));
+}
+
+TEST_CASE("gemm_wna16's wgmma launches whole clusters and describes its boxes") {
+  const Arch arch = parse_arch("sm_90a");
+  GemmWna16Config c;
+  c.kernel = "wgmma";
+  c.tile_m = 64, c.tile_n = 64, c.warps_n = 4, c.warps_k = 2, c.units = 4, c.stages = 3;
+  c.split_k = 1, c.cluster_m = c.cluster_n = 1, c.cluster_k = 2, c.group_m = 1;
+  const GemmWna16Problem p = problem(64, 4096, 4096);
+  REQUIRE_FALSE(reject_reason(p, c, arch));
+  CHECK_EQ(plan(p, c, arch).grid[0], 128);
+  CHECK_EQ(plan(p, c, arch).cluster, 2);
+  CHECK_EQ(plan(p, c, arch).block[0], 384);
+  CHECK_EQ(plan(p, c, arch).workspace_bytes, 0);
+  REQUIRE_EQ(family.tensor_maps(to_params(p), to_params(c)).size(), 1);
+  c.cluster_k = 1, c.cluster_n = 2, c.tma_store = 1;
+  REQUIRE_FALSE(reject_reason(p, c, arch));
+  CHECK_EQ(plan(p, c, arch).grid[0], 64);
+  const auto maps = family.tensor_maps(to_params(p), to_params(c));
+  REQUIRE_EQ(maps.size(), 2);
+  CHECK_EQ(maps[0].box_rows, 32);
+  CHECK_EQ(maps[1].operand, 3);
+  CHECK_EQ(maps[1].box_rows, 64);
+  CHECK_EQ(maps[1].box_columns, 64);
+}
+
 TEST_CASE("shapes that kernel order cannot hold are refused with a sentence") {
   const Arch arch = parse_arch("sm_90a");
   CHECK(mentions(unsupported(problem(1, 100, 4096), arch), "n = 100 is not a multiple of 16"));
