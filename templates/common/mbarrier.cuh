@@ -4,7 +4,7 @@
 // announced have landed; phases alternate in parity, and a new barrier counts as having completed one
 // of parity 1.
 //
-// Sources: PTX ISA 9.0, "mbarrier", "barrier.cluster", "mapa".
+// Sources: PTX ISA 9.0, "mbarrier", "barrier.cluster", "mapa", "st.async".
 #pragma once
 #include "common/types.cuh"
 
@@ -64,11 +64,29 @@ __device__ __forceinline__ u32 cluster_rank() {
   asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
   return rank;
 }
-/// All threads of all blocks of the cluster.
+/// All threads of all blocks of the cluster arrive, and wait for the others.
+__device__ __forceinline__ void cluster_arrive() {
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+}
+__device__ __forceinline__ void cluster_wait() {
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
 __device__ __forceinline__ void cluster_sync() {
+  cluster_arrive();
+  cluster_wait();
+}
+/// Four floats to the same place of block `rank` of the cluster, whose barrier at the same place as
+/// `barrier` counts the bytes: who waits on it sees them.
+__device__ __forceinline__ void store_async(u32 to_shared, u32 barrier, u32 rank,
+                                            const float (&v)[4]) {
   asm volatile(
-      "barrier.cluster.arrive.release.aligned;\nbarrier.cluster.wait.acquire.aligned;" ::
-          : "memory");
+      "{\n.reg .b32 remote, counter;\n"
+      "mapa.shared::cluster.u32 remote, %0, %2;\n"
+      "mapa.shared::cluster.u32 counter, %1, %2;\n"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.f32 [remote], {%3, %4, %5, %6}, "
+      "[counter];\n}" ::"r"(to_shared),
+      "r"(barrier), "r"(rank), "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3])
+      : "memory");
 }
 
 /// `threads` threads, those that call this and those that call named_arrive(); `id` 1 to 15.

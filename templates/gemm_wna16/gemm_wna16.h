@@ -37,16 +37,17 @@ struct GemmWna16Problem {
 };
 
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
-/// what each one does: gemm_wna16/stream.cuh, mma.cuh, wgmma.cuh.
+/// what each one does: gemm_wna16/stream.cuh, slices.cuh, mma.cuh, wgmma.cuh.
 struct GemmWna16Config {
-  std::string kernel = "mma";    // stream, mma, wgmma, reference
+  std::string kernel = "mma";    // stream, slices, mma, wgmma, reference
   int tile_m = 0;                // tokens of a block
   int tile_n = 0;                // mma, wgmma: rows of w of a block
-  int warps_n = 0, warps_k = 0;  // warps_k: stream
+  int warps_n = 0, warps_k = 0;  // warps_k: stream, slices
   int units = 0;                 // of 512 bytes, that a row tile advances at a stage
   int stages = 0;                // depth of the ring
-  int blocks_per_sm = 0;         // stream: resident blocks
+  int blocks_per_sm = 0;         // stream, slices: resident blocks
   int split_k = 0;               // blocks that share an output tile
+  int cluster = 0;               // slices: the same, as a cluster
 
   static constexpr auto fields() {
     using C = GemmWna16Config;
@@ -55,7 +56,7 @@ struct GemmWna16Config {
         std::pair{"tile_n", &C::tile_n},   std::pair{"warps_n", &C::warps_n},
         std::pair{"warps_k", &C::warps_k}, std::pair{"units", &C::units},
         std::pair{"stages", &C::stages},   std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k}};
+        std::pair{"split_k", &C::split_k}, std::pair{"cluster", &C::cluster}};
   }
   bool operator==(const GemmWna16Config&) const = default;
 };
