@@ -57,7 +57,7 @@ struct SlicesWna16 {
   static constexpr bool kZeros = Problem::zero_points;
   static constexpr int kM = Config::tile_m, kTokenTiles = kM > 8 ? 2 : 1;
   static constexpr int kWarps = Config::warps_k, kStages = Config::stages;
-  static constexpr int kCluster = Config::cluster, kReducers = kShape.reducers();
+  static constexpr int kCluster = Config::cluster_k, kReducers = kShape.reducers();
   static constexpr int kRowTiles = kShape.row_tiles();
 
   static constexpr int kUnits = kSpan / wna16_unit_columns(kBits);  // of a span
