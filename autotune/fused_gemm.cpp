@@ -12,8 +12,11 @@
 namespace quern {
 namespace {
 
-const std::set<std::string> kFields{"m", "n", "k", "dtype", "prologue", "epilogue", "eps"};
+const std::set<std::string> kFields{"m",        "n",        "k",   "dtype",
+                                    "prologue", "epilogue", "eps", "stream"};
 constexpr const char* kRmsNorm = "rmsnorm";
+/// That blocks take to read x and gamma before anything is multiplied and to add squares up.
+constexpr double kNormaliseUs = 0.5;
 
 }  // namespace
 
@@ -22,6 +25,7 @@ struct FusedGemmFamily::Parsed {
   const GemmEpilogue* epilogue = nullptr;
   GemmProblem gemm;  // out_dtype: of the widest result, for the model
   std::optional<double> norm_eps;
+  DType stream = DType::bf16;  // of x
   dsl::Binding binding;  // dtypes, and the columns of the result
   std::map<std::string, double> scalars;
 
@@ -36,6 +40,7 @@ struct FusedGemmFamily::Parsed {
     out.parts = epilogue->parts();
     out.leaves_y = kernel_output(config).has_value();
     out.norm_eps = norm_eps;
+    out.f32_stream = norm_eps && stream == DType::f32;
     out.args_bytes = args(config, {}).size();
     return out;
   }
@@ -87,12 +92,16 @@ FusedGemmFamily::Parsed FusedGemmFamily::parse(const Params& problem) const {
   if (found == epilogues_.end()) throw InputError(fmt::format("there is no epilogue '{}'", name));
   out.epilogue = &found->second;
   const dsl::Kernel& kernel = out.epilogue->kernel();
+  out.stream = out.gemm.dtype;
   std::size_t known = 6 + kernel.dtype_params().size() + kernel.scalars().size();
   if (prologue == kRmsNorm) {
     double& eps = out.norm_eps.emplace();
     detail::take(problem, "eps", eps);
     if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
-    ++known;
+    detail::take(problem, "stream", out.stream);
+    if (out.stream != out.gemm.dtype && out.stream != DType::f32)
+      throw InputError(fmt::format("'stream' should be {} or f32", quern::name(out.gemm.dtype)));
+    known += 2;
   } else if (!prologue.empty()) {
     throw InputError(fmt::format("there is no prologue '{}'", prologue));
   }
@@ -107,7 +116,7 @@ FusedGemmFamily::Parsed FusedGemmFamily::parse(const Params& problem) const {
     detail::take(problem, scalar.name.c_str(), out.scalars[scalar.name]);
   if (problem.size() != known)
     for (const auto& [key, value] : problem.items())
-      if ((!kFields.contains(key) || (key == "eps" && !out.norm_eps)) &&
+      if ((!kFields.contains(key) || ((key == "eps" || key == "stream") && !out.norm_eps)) &&
           !out.binding.dtypes.contains(key) && !out.scalars.contains(key))
         throw InputError(
             fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'", name,
@@ -164,7 +173,7 @@ RankedSpace FusedGemmFamily::ranked_space(const Params& problem, const Arch& arc
       refused.add(*std::move(why));
     } else {
       out.configs.push_back(all.configs[i]);
-      out.estimates_us.push_back(all.estimates_us[i]);
+      out.estimates_us.push_back(all.estimates_us[i] + (p.norm_eps ? kNormaliseUs : 0));
     }
   }
   if (out.configs.empty()) {
@@ -188,7 +197,13 @@ Params FusedGemmFamily::default_config(const Params& problem, const Arch& arch) 
 
 double FusedGemmFamily::estimate_us(const Params& problem, const Params& config,
                                     const Arch& arch) const {
-  return quern::estimate_us(served(problem).gemm, from_params<GemmConfig>(config), arch);
+  const Parsed p = served(problem);
+  const auto c = from_params<GemmConfig>(config);
+  return quern::estimate_us(p.gemm, c, arch) + (p.norm_eps ? kNormaliseUs : 0);
+}
+
+std::optional<FamilyProblem> FusedGemmFamily::like(const Params& problem) const {
+  return FamilyProblem{"gemm", to_params(served(problem).gemm)};
 }
 
 Params FusedGemmFamily::reference_config(const Params& problem) const {
@@ -220,7 +235,7 @@ std::vector<OperandSpec> FusedGemmFamily::operands(const Params& problem) const 
   const GemmProblem& g = p.gemm;
   std::vector<OperandSpec> out;
   using Role = OperandSpec::Role;
-  out.push_back({"x", g.dtype, {g.m, g.k}, Role::in, 1.0, {}});
+  out.push_back({"x", p.stream, {g.m, g.k}, Role::in, 1.0, {}});
   // Sums of k products then have a standard deviation of 1, as tolerance() assumes.
   out.push_back({"w", g.dtype, {g.n, g.k}, Role::in, 1.0 / std::sqrt(g.k), {}});
   if (p.norm_eps) out.push_back({"gamma", g.dtype, {g.k}, Role::in, 1.0, {}});

@@ -14,9 +14,9 @@ namespace quern {
 ///   {"m": 16, "n": 28672, "k": 4096, "dtype": "bf16", "prologue": "", "epilogue": "swiglu",
 ///    "Y": "bf16"}
 ///   epilogue  a kernel of templates/epilogue; each of its dtype parameters and scalars is a field
-///   prologue  "" or "rmsnorm", which takes a field "eps": x[m, k] stands for
-///             x * gamma * rsqrt(mean over k of x^2 + eps), where x * gamma is rounded to dtype and
-///             the rest is applied to the sums; m <= 16
+///   prologue  "" or "rmsnorm", which takes the fields "eps" and "stream", the dtype of x (dtype or
+///             f32): x[m, k] stands for x * gamma * rsqrt(mean over k of x^2 + eps), where x * gamma
+///             is rounded to dtype and the rest is applied to the sums; m <= 16
 /// Operands are x[m, k], w[n, k], gamma[k] with that prologue, and those of the epilogue besides
 /// acc, in order of declaration, cols being n. Where acc has two parts (swiglu: gate and up), cols
 /// is n / 2 and w holds 8 rows of the first part and 8 rows of the second in turn
@@ -33,6 +33,8 @@ class FusedGemmFamily final : public Family {
   RankedSpace ranked_space(const Params& problem, const Arch& arch) const override;
   Params default_config(const Params& problem, const Arch& arch) const override;
   double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override;
+  /// The product without prologue and epilogue.
+  std::optional<FamilyProblem> like(const Params& problem) const override;
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override;
   std::optional<std::string> reject_reason(const Params& problem, const Params& config,
                                            const Arch& arch) const override;

@@ -224,6 +224,16 @@ ReadyKernel KernelLibrary::get(std::string_view family_name, const Params& probl
   return kernel;
 }
 
+std::optional<TuningRecord> KernelLibrary::recorded(std::string_view family_name,
+                                                    const Params& problem) {
+  const Family& family = families_.at(family_name);
+  const Params rounded = bucketed(family, problem);
+  if (const auto found = ready_.find(key_of(family_name, rounded)); found != ready_.end())
+    if (const auto& record = found->second.record()) return record;
+  if (family.unsupported(rounded, arch_)) return std::nullopt;
+  return find_record(family, rounded);
+}
+
 void KernelLibrary::prepare(std::span<const KernelRequest> requests) {
   std::map<std::string, std::pair<const Family*, Params>> wanted;  // that get() has not served yet
   for (const KernelRequest& request : requests) {

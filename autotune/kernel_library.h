@@ -95,6 +95,8 @@ class KernelLibrary : public KernelCatalog {
   /// The same problem costs nothing the second time. Throws InputError for an unknown family or an
   /// unsupported problem, CompileError.
   ReadyKernel get(std::string_view family, const Params& problem);
+  /// The record that get() would serve, without loading its kernel; one of elsewhere is gated first.
+  std::optional<TuningRecord> recorded(std::string_view family, const Params& problem);
   /// Compiles what these problems need and the cache lacks, in parallel; get() is then quick.
   /// Throws CompileError if one fails.
   void prepare(std::span<const KernelRequest> requests);

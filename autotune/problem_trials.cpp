@@ -55,18 +55,24 @@ TrialTimes& TrialTimes::operator+=(const TrialTimes& other) {
   return *this;
 }
 
-Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request)
+Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request,
+                       std::span<const Params> known)
     : family_(catalog.families().at(request.family)), problem_(request.problem) {
   const Arch& arch = catalog.arch();
   configs_.push_back(catalog.default_config(family_, problem_));
   for (Params& config : catalog.seeds(family_, problem_))
     if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
       configs_.push_back(std::move(config));
+  for (const Params& config : known)
+    if (std::find(configs_.begin(), configs_.end(), config) == configs_.end() &&
+        !quern::refusal(family_, problem_, config, arch))
+      configs_.push_back(config);
   std::vector<double> estimates_us;
   for (const Params& config : configs_)
     estimates_us.push_back(family_.estimate_us(problem_, config, arch));
   const auto num_first = static_cast<std::ptrdiff_t>(configs_.size());
-  RankedSpace ranked = family_.ranked_space(problem_, arch);  // each of its configs once
+  RankedSpace ranked;  // each of its configs once
+  if (known.empty()) ranked = family_.ranked_space(problem_, arch);
   for (std::size_t i = 0; i < ranked.configs.size(); ++i) {
     const auto first_end = configs_.begin() + num_first;
     if (std::find(configs_.begin(), first_end, ranked.configs[i]) != first_end) continue;

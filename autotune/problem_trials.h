@@ -15,9 +15,11 @@ namespace quern {
 /// The candidates of one problem, why some need not be tried, and the compiles of the others.
 class Candidates {
  public:
-  /// The family's whole ranked space, the default first, then what is recorded elsewhere for the same
-  /// problem, then the rest. Throws InputError if the family cannot serve the problem here.
-  Candidates(KernelCatalog& catalog, const KernelRequest& request);
+  /// The default first, then what is recorded elsewhere for the same problem, then `known` if there
+  /// are any: the fastest of a problem like this one (Family::like()); else the rest of the family's
+  /// ranked space. Throws InputError if the family cannot serve the problem here.
+  Candidates(KernelCatalog& catalog, const KernelRequest& request,
+             std::span<const Params> known = {});
 
   const Family& family() const { return family_; }
   const Params& problem() const { return problem_; }

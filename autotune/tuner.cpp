@@ -9,6 +9,7 @@
 #include <map>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <thread>
 #include <utility>
 
@@ -24,6 +25,7 @@ using Clock = std::chrono::steady_clock;
 using Outcome = ProblemReport::Outcome;
 
 constexpr std::size_t kLookAhead = 3;  // problems whose compiles run before their turn
+constexpr std::size_t kKnown = 7;      // configs taken over from a problem like the one at hand
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -79,6 +81,7 @@ class Tuner {
   struct Open {
     std::size_t index = 0;  // of the report
     double weight = 0;
+    bool follows = false;  // a problem like it is open, and comes first
   };
 
   KernelCatalog& catalog() { return stores_.catalog; }
@@ -108,9 +111,63 @@ class Tuner {
       }
       report_.problems.push_back(std::move(problem));
     }
-    std::stable_sort(open_.begin(), open_.end(),
-                     [](const Open& a, const Open& b) { return a.weight > b.weight; });
+    for (std::size_t i = 0; i < open_.size(); ++i) find_leader(i, known);
+    std::stable_sort(open_.begin(), open_.end(), [](const Open& a, const Open& b) {
+      return a.follows != b.follows ? b.follows : a.weight > b.weight;
+    });
     for (const Open& open : open_) weight_left_ += open.weight;
+  }
+
+  /// Whether a problem like the open one at `place` is tuned in the same run. `known`: places among
+  /// the open ones by problem.
+  void find_leader(std::size_t place, const std::map<std::string, std::size_t>& known) {
+    const ProblemReport& problem = report_.problems[open_[place].index];
+    const Family& family = catalog().families().at(problem.family);
+    std::optional<FamilyProblem> like;
+    try {
+      like = family.like(problem.problem);
+      if (like) like->problem = bucketed(catalog().families().at(like->family), like->problem);
+    } catch (const InputError&) {  // a problem that nothing serves is reported in its turn
+      return;
+    }
+    if (!like) return;
+    const auto found = known.find(like->family + " " + to_key(like->problem));
+    if (found == known.end() || found->second >= open_.size()) return;
+    open_[place].follows = true;
+    leaders_[open_[place].index] = open_[found->second].index;
+  }
+
+  /// Whether a problem like this one is still to be tuned, which will tell what to try here. Call
+  /// with the mutex held.
+  bool waits(std::size_t index) const {
+    const auto leader = leaders_.find(index);
+    return leader != leaders_.end() && !finished_.contains(leader->second);
+  }
+
+  /// The fastest configs of the problem that this one is like, once that is tuned; else nothing.
+  /// Call with the mutex held.
+  std::vector<Params> known_configs(std::size_t index) const {
+    const auto leader = leaders_.find(index);
+    if (leader == leaders_.end() || waits(index) ||
+        options_.search.strategy != SearchStrategy::ranked)
+      return {};
+    const ProblemReport& problem = report_.problems[leader->second];
+    std::vector<const Trial*> trials;
+    for (const Trial& trial : problem.search.trials)
+      if (trial.verdict.status == TrialStatus::ok && trial.timing.num_samples > 0)
+        trials.push_back(&trial);
+    std::stable_sort(trials.begin(), trials.end(), [](const Trial* a, const Trial* b) {
+      return a->timing.median_us < b->timing.median_us;
+    });
+    const Family& family = stores_.catalog.families().at(report_.problems[index].family);
+    std::vector<Params> out;
+    for (const Trial* trial : trials) {
+      const Params& config = problem.configs[trial->candidate];
+      if (out.size() < kKnown && !refusal(family, report_.problems[index].problem, config,
+                                          stores_.catalog.arch()))
+        out.push_back(config);
+    }
+    return out;
   }
 
   void work(TrialBench& bench) {
@@ -131,6 +188,7 @@ class Tuner {
       const std::lock_guard lock(mutex_);
       weight_left_ -= open_[*turn].weight;
       candidates_.erase(index);
+      finished_.insert(index);
       ++done_;
       if (options_.progress) options_.progress(progress_after(problem));
     }
@@ -141,7 +199,7 @@ class Tuner {
     const std::lock_guard lock(mutex_);
     if (next_ >= open_.size() || failure_) return std::nullopt;
     for (std::size_t i = next_; i < std::min(next_ + 1 + kLookAhead, open_.size()); ++i)
-      look_ahead(open_[i].index);
+      if (i == next_ || !waits(open_[i].index)) look_ahead(open_[i].index);
     return next_++;
   }
 
@@ -162,7 +220,9 @@ class Tuner {
     try {
       const std::lock_guard lock(stores_.mutex);
       Candidates& candidates =
-          candidates_.try_emplace(index, catalog(), KernelRequest{problem.family, problem.problem})
+          candidates_
+              .try_emplace(index, catalog(), KernelRequest{problem.family, problem.problem},
+                           known_configs(index))
               .first->second;
       candidates.submit_ahead(catalog().arch(), options_.search, compiles_);
     } catch (const InputError& error) {
@@ -300,6 +360,8 @@ class Tuner {
   std::mutex mutex_;  // of what follows; taken before that of the stores
   TuneReport report_;
   std::vector<Open> open_;  // problems to tune, the weightiest first
+  std::map<std::size_t, std::size_t> leaders_;  // of open problems, by index of the report
+  std::set<std::size_t> finished_;              // by index of the report
   std::size_t next_ = 0, done_ = 0;
   double weight_left_ = 0;
   std::map<std::size_t, Candidates> candidates_;  // of those that are next, by index of the report

@@ -69,7 +69,8 @@ ordered_json to_json(const TuneReport& report);
 /// record, those with the largest share of a step first. Candidates are the family's whole space,
 /// pruned and ranked by its model (Family::ranked_space): the default first, then what is recorded
 /// elsewhere for the same problem, then the rest; they compile on the farm, the next problems' too,
-/// while the GPU measures. Each must pass the gate (autotune/gate.h) before it is timed
+/// while the GPU measures. Problems like others of the same run (Family::like()) come after those and
+/// try the fastest configs of these alone. Each must pass the gate (autotune/gate.h) before it is timed
 /// (autotune/meter.h) and compared (autotune/search.h). Problems are shared out among the benches,
 /// which stand for equal GPUs.
 ///

@@ -18,7 +18,7 @@ struct Options {
   std::vector<int> prompts = {512, 2048};
   std::vector<int> batches = {1, 16};
   int steps = 128, context = 512, repeats = 5;
-  bool tune = false;
+  bool tune = false, unfused = false;
 };
 
 /// The CPU runs one sequence at a time and has no roof worth naming: speed alone.
@@ -89,6 +89,7 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   model_options.max_batch = options.batches.empty()
                                 ? 1
                                 : *std::max_element(options.batches.begin(), options.batches.end());
+  if (options.unfused) model_options.fusion = StepFusion();
   ProgressLine line(common);
   const auto model = random
                          ? session.open_random(config, dtype, model_options)
@@ -104,6 +105,11 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
   if (common.verbose)
     for (const int batch : options.batches)
       for (const std::string& text : model->describe(batch)) note("{}\n", text);
+  const ordered_json fused =
+      options.unfused ? ordered_json::array()
+                      : fusion_json(session.kernels(), config, model->weights().addresses(),
+                                    options.batches, options.prompts);
+  if (common.verbose) note("{}", fusion_text(fused));
 
   ordered_json rows = ordered_json::array();
   Table table({"phase", "batch", "tokens", "context", "ms", "+-", "tokens/s", "GB/s", "% of roof",
@@ -155,6 +161,7 @@ void bench_gpu(const Common& common, const Options& options, int ordinal) {
                 {"tune_seconds", tune_seconds},
                 {"refined", refined},
                 {"capture_ms", model->capture_ms()},
+                {"fused", fused},
                 {"results", rows}});
     return;
   }
@@ -197,6 +204,8 @@ void add_bench(CLI::App& app, Common& common) {
       ->check(CLI::Range(1, 1000))
       ->capture_default_str();
   command->add_flag("--tune", options->tune, "tune first what has not been tuned");
+  command->add_flag("--unfused", options->unfused,
+                    "leave every row kernel by itself, to see what fusing is worth");
   command->callback([&common, options] {
     const auto ordinal = gpu_ordinal(common.device);
     ordinal ? bench_gpu(common, *options, *ordinal) : bench_cpu(common, *options);

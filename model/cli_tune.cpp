@@ -101,6 +101,36 @@ std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& s
   return changes;
 }
 
+ordered_json fusion_json(KernelLibrary& library, const ModelConfig& config,
+                         const ModelAddresses& layout, const std::vector<int>& batches,
+                         const std::vector<int>& prompts) {
+  ordered_json out = ordered_json::array();
+  const auto add = [&](const char* kind, int count, const StepShape& shape) {
+    const FusionChoice choice = choose_fusion(library, config, gpu_dtype(config), layout, shape);
+    out.push_back({{kind, count},
+                   {"fused", to_text(choice.fusion)},
+                   {"saved_us", choice.saved_us},
+                   {"measured", choice.measured}});
+  };
+  for (const int batch : batches) add("batch", batch, decode_shape(batch));
+  for (const int prompt : prompts) add("prompt", prompt, prefill_shape(prompt));
+  return out;
+}
+
+std::string fusion_text(const ordered_json& fused) {
+  std::string out;
+  for (const auto& step : fused) {
+    const char* const kind = step.contains("batch") ? "batch" : "prompt";
+    out += fmt::format("fused, {} {}: {}", kind, step.at(kind).get<int>(),
+                       step.at("fused").get<std::string>());
+    if (const auto saved_us = step.at("saved_us").get<double>(); saved_us > 0)
+      out += fmt::format(" | saves {:.1f} us of a step, {}", saved_us,
+                         step.at("measured").get<bool>() ? "measured" : "by estimate");
+    out += "\n";
+  }
+  return out;
+}
+
 Roofs roofs_of(GpuSession& session) {
   return {session.read_roof(), session.context().device().peak_tensor_flops_per_s()};
 }
@@ -224,11 +254,16 @@ void run_tune(const Common& common, const Options& options) {
       std::chrono::duration<double>(std::chrono::steady_clock::now() - step_start).count();
   if (options.energy) measure_energy(common, session, report);
   if (!options.report_file.empty()) write_report(common, options, session, report);
+  const ordered_json fused =
+      fusion_json(session.kernels(), config, layout, options.batches, options.prompts);
   if (common.json) {
-    print_json(tune_json(session, report, refined.size(), step_seconds));
+    ordered_json document = tune_json(session, report, refined.size(), step_seconds);
+    document["fused"] = fused;
+    print_json(document);
     return;
   }
   fmt::print("{}", tune_text(common, session, report, options.energy));
+  fmt::print("{}", fusion_text(fused));
   fmt::print("{} changed in the step; records are in {}\n", refined.size(),
              cache_root(common).string());
   if (!options.report_file.empty()) fmt::print("the report is in {}\n", options.report_file);

@@ -31,6 +31,13 @@ std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& s
                                              TuneReport& report,
                                              const std::vector<int>& batches,
                                              double budget_seconds = 0);
+/// Which row kernels the products of each step compute, chosen by what is recorded now:
+/// [{"batch": 1, "fused": "gate_up computes SwiGLU", "saved_us": 61.2, "measured": true}, ...].
+ordered_json fusion_json(KernelLibrary& library, const ModelConfig& config,
+                         const ModelAddresses& layout, const std::vector<int>& batches,
+                         const std::vector<int>& prompts);
+/// The same, a line for each step.
+std::string fusion_text(const ordered_json& fused);
 /// The roofs of the session's GPU; the first call measures.
 Roofs roofs_of(GpuSession& session);
 /// The table of what was found (model/tune_table.h), every field and config in full with -v;

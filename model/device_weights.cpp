@@ -10,6 +10,7 @@
 #include <string_view>
 
 #include "model/kernel_order.h"
+#include "model/row_interleave.h"
 #include "model/staged_upload.h"
 #include "runtime/base/error.h"
 #include "runtime/base/half.h"
@@ -24,6 +25,7 @@ std::size_t padded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlign
 /// What stands at one place: elements, or the codes of a linear layer with what belongs to them.
 struct Piece {
   std::vector<std::string> tensors;  // of elements, one after another
+  bool interleaved = false;          // two tensors, 8 rows of each in turn
   std::size_t elements = 0;
   std::uint64_t* address = nullptr;
   LinearWeight* codes = nullptr;  // instead of all of the above
@@ -65,7 +67,8 @@ std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& to) {
   };
   std::vector<Piece> out;
   const auto vector = [&](const std::string& tensor, std::uint64_t& address) {
-    out.push_back({{tensor}, static_cast<std::size_t>(c.hidden_size), &address, nullptr, 0, true});
+    out.push_back(
+        {{tensor}, false, static_cast<std::size_t>(c.hidden_size), &address, nullptr, 0, true});
   };
   const auto linear = [&](LinearWeight& w) {
     Piece piece;
@@ -74,6 +77,7 @@ std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& to) {
       piece.codes = &w;
     } else {
       for (const std::string& module : w.modules) piece.tensors.push_back(module + ".weight");
+      piece.interleaved = w.interleaved;
       piece.elements =
           static_cast<std::size_t>(w.out_features()) * static_cast<std::size_t>(w.in_features);
       piece.address = &w.weight;
@@ -81,6 +85,7 @@ std::vector<Piece> pieces(const ModelConfig& c, ModelAddresses& to) {
     out.push_back(std::move(piece));
   };
   out.push_back({{"model.embed_tokens.weight"},
+                 false,
                  static_cast<std::size_t>(c.vocab_size) * static_cast<std::size_t>(c.hidden_size),
                  &to.embedding,
                  nullptr,
@@ -136,8 +141,26 @@ void convert(const TensorView& view, std::size_t first, std::size_t count, DType
   }
 }
 
+/// Sends two matrices of equal shape, their rows interleaved.
+void send_interleaved(const Piece& piece, const Checkpoint& file, DType dtype,
+                      StagedUpload& upload) {
+  const TensorView* const parts[] = {&file.at(piece.tensors.at(0)), &file.at(piece.tensors.at(1))};
+  const auto cols = static_cast<std::size_t>(parts[0]->shape.at(1));
+  upload.send(*piece.address, 2 * piece.elements,
+              [&](std::size_t first, std::size_t bytes, std::byte* out) {
+                for (std::size_t at = first / 2, end = (first + bytes) / 2; at < end;) {
+                  const InterleavedRun run = interleaved_run(at, cols);
+                  const std::size_t count = std::min(run.count, end - at);
+                  convert(*parts[run.matrix], run.first, count, dtype, out);
+                  out += 2 * count;
+                  at += count;
+                }
+              });
+}
+
 /// Sends tensors one after another.
 void send_elements(const Piece& piece, const Checkpoint& file, DType dtype, StagedUpload& upload) {
+  if (piece.interleaved) return send_interleaved(piece, file, dtype, upload);
   std::uint64_t to = *piece.address;
   for (const std::string& tensor : piece.tensors) {
     const TensorView& view = file.at(tensor);

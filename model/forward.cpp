@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "autotune/problem.h"
+#include "model/row_interleave.h"
 
 namespace quern {
 namespace {
@@ -24,45 +25,47 @@ constexpr DType kUnrounded = DType::f32;
 class Builder {
  public:
   Builder(const ModelConfig& config, DType dtype, const ModelAddresses& model,
-          const StepShape& shape, const StepInputs& inputs)
-      : config_(config), dtype_(dtype), model_(model), shape_(shape), in_(inputs) {}
+          const StepShape& shape, const StepInputs& inputs, const StepFusion& fusion)
+      : config_(config),
+        dtype_(dtype),
+        model_(model),
+        shape_(shape),
+        in_(inputs),
+        fusion_(served(fusion, dtype, shape.num_tokens)) {}
 
   ForwardPlan build() {
     const std::int64_t tokens = shape_.num_tokens;
     const std::int64_t hidden = config_.hidden_size, q_size = config_.q_size();
     const std::int64_t qkv_size = q_size + 2 * config_.kv_size();
-    const NodeOperand residual = tensor(tokens * hidden, kUnrounded);
-    const NodeOperand normed = tensor(tokens * hidden);
+    residual_ = tensor(tokens * hidden, kUnrounded);
+    normed_ = tensor(tokens * hidden);
     embedding("embedding", in_.ids, at(model_.embedding), config_.vocab_size, shape_.num_tokens,
-              residual, kUnrounded);
+              residual_, kUnrounded);
     for (std::int64_t i = 0; i < config_.num_layers; ++i) {
       const LayerAddresses& layer = model_.layers.at(static_cast<std::size_t>(i));
       const auto label = [&](const char* what) { return fmt::format("layers.{}.{}", i, what); };
-      if (i == 0)
-        residual_rms_norm(label("input_norm"), residual, at(layer.input_norm), normed);
-      else
-        add_rms_norm(label("input_norm"), branch_, residual, at(layer.input_norm), normed);
       const NodeOperand qkv = tensor(tokens * qkv_size, kUnrounded);
-      linears(label("qkv"), normed, layer.qkv, qkv, kUnrounded);
+      if (fusion_.input_norm == NormKernel::none && is_dense(layer.qkv) && !branch_) {
+        normalising_product(label("qkv"), layer.input_norm, layer.qkv[0], "cast",
+                            {{"Y", quern::name(kUnrounded)}}, qkv);
+      } else {
+        norm(label("input_norm"), layer.input_norm);
+        linears(label("qkv"), normed_, layer.qkv, qkv, kUnrounded);
+      }
       const NodeOperand q = tensor(tokens * q_size);
       rope_append(label("rope_append"), qkv, layer, q);
       const NodeOperand attended = tensor(tokens * q_size);
       attention(label("attention"), q, layer, attended);
-      branch_ = tensor(tokens * hidden, kUnrounded);
-      linear(label("o"), attended, layer.o, branch_, shape_.num_tokens, kUnrounded);
-      add_rms_norm(label("post_norm"), branch_, residual, at(layer.post_norm), normed);
-      const NodeOperand gate_up = tensor(tokens * 2 * config_.intermediate_size);
-      linears(label("gate_up"), normed, layer.gate_up, gate_up, dtype_);
+      add_to_residual(label("o"), attended, layer.o, fusion_.post_norm);
       const NodeOperand activated = tensor(tokens * config_.intermediate_size);
-      silu_mul(label("silu_mul"), gate_up, activated);
-      branch_ = tensor(tokens * hidden, kUnrounded);
-      linear(label("down"), activated, layer.down, branch_, shape_.num_tokens, kUnrounded);
+      feed_forward(label, layer, activated);
+      add_to_residual(label("down"), activated, layer.down, fusion_.input_norm);
     }
-    add_rms_norm("final_norm", branch_, residual, at(model_.final_norm), normed);
-    NodeOperand last = normed;
+    norm("final_norm", model_.final_norm);
+    NodeOperand last = normed_;
     if (shape_.num_logits != shape_.num_tokens) {
       last = tensor(static_cast<std::int64_t>(shape_.num_logits) * hidden);
-      embedding("last_rows", in_.logits_rows, normed, shape_.num_tokens, shape_.num_logits, last,
+      embedding("last_rows", in_.logits_rows, normed_, shape_.num_tokens, shape_.num_logits, last,
                 dtype_);
     }
     linear("lm_head", last, model_.lm_head, at(in_.logits), shape_.num_logits, DType::f32);
@@ -110,25 +113,83 @@ class Builder {
     return {{"kernel", kernel}, {"rows", rows}, {"cols", cols}, {"T", quern::name(dtype_)}};
   }
 
-  void residual_rms_norm(std::string name, NodeOperand residual, NodeOperand weight,
-                         NodeOperand y) {
-    norm(std::move(name), "residual_rmsnorm", {residual, weight, y});
+  /// What o or down leaves: the sum in the residual stream, or what is still to be added to it.
+  void add_to_residual(const std::string& name, NodeOperand x, const LinearWeight& w,
+                       NormKernel next) {
+    if (next != NormKernel::adds && !w.quantised()) {
+      fused_product(name, w, "", "add", {{"R", quern::name(kUnrounded)}},
+                    {x, at(w.weight), residual_});
+      return;
+    }
+    branch_ = tensor(shape_.num_tokens * w.out_features(), kUnrounded);
+    linear(name, x, w, *branch_, shape_.num_tokens, kUnrounded);
   }
-  void add_rms_norm(std::string name, NodeOperand x, NodeOperand residual, NodeOperand weight,
-                    NodeOperand y) {
-    norm(std::move(name), "add_rmsnorm", {x, residual, weight, y});
-  }
-  void norm(std::string name, const char* kernel, std::vector<NodeOperand> operands) {
-    Params problem = row_problem(kernel, shape_.num_tokens, config_.hidden_size);
+
+  /// normed_ = the residual stream, with what is still to be added to it, normalised.
+  void norm(std::string name, std::uint64_t weight) {
+    Params problem = row_problem(branch_ ? "add_rmsnorm" : "residual_rmsnorm", shape_.num_tokens,
+                                 config_.hidden_size);
     problem["R"] = quern::name(kUnrounded);
     problem["eps"] = config_.rms_norm_eps;
+    std::vector<NodeOperand> operands = {residual_, at(weight), normed_};
+    if (branch_) operands.insert(operands.begin(), *branch_);
+    branch_.reset();
     node(std::move(name), "row", problem, {"rows"}, Params::object(), std::move(operands));
   }
 
-  void silu_mul(std::string name, NodeOperand gate_up, NodeOperand y) {
-    node(std::move(name), "row",
-         row_problem("silu_mul", shape_.num_tokens, config_.intermediate_size), {"rows"},
-         Params::object(), {gate_up, y});
+  static bool is_dense(const std::vector<LinearWeight>& parts) {
+    return parts.size() == 1 && !parts[0].quantised();
+  }
+
+  /// activated[m, intermediate_size] = silu(gate) * up, of the normalised residual stream.
+  template <class Label>
+  void feed_forward(const Label& label, const LayerAddresses& layer, NodeOperand activated) {
+    const LinearWeight& first = layer.gate_up.front();
+    const bool swiglu = fusion_.swiglu && first.interleaved;
+    const Params result = {{"Y", quern::name(dtype_)}};
+    if (swiglu && fusion_.post_norm == NormKernel::none && !branch_) {
+      normalising_product(label("gate_up"), layer.post_norm, first, "swiglu", result, activated);
+      return;
+    }
+    norm(label("post_norm"), layer.post_norm);
+    if (swiglu) {
+      fused_product(label("gate_up"), first, "", "swiglu", result,
+                    {normed_, at(first.weight), activated});
+      return;
+    }
+    const NodeOperand gate_up = tensor(shape_.num_tokens * 2 * config_.intermediate_size);
+    linears(label("gate_up"), normed_, layer.gate_up, gate_up, dtype_);
+    Params problem = row_problem("silu_mul", shape_.num_tokens, config_.intermediate_size);
+    if (first.interleaved) {
+      problem = {{"kernel", "silu_mul_interleaved"},
+                 {"rows", shape_.num_tokens},
+                 {"groups", config_.intermediate_size / kInterleavedRows},
+                 {"lanes", kInterleavedRows},
+                 {"T", quern::name(dtype_)}};
+    }
+    node(label("silu_mul"), "row", problem, {"rows"}, Params::object(), {gate_up, activated});
+  }
+
+  /// y = epilogue(rms_norm(residual stream) w^T).
+  void normalising_product(const std::string& name, std::uint64_t gamma, const LinearWeight& w,
+                           const char* epilogue, Params fields, NodeOperand y) {
+    fields["eps"] = config_.rms_norm_eps;
+    fields["stream"] = quern::name(kUnrounded);
+    fused_product(name, w, "rmsnorm", epilogue, fields, {residual_, at(w.weight), at(gamma), y});
+  }
+
+  /// `fields` are those that the prologue and the epilogue have to themselves.
+  void fused_product(const std::string& name, const LinearWeight& w, const char* prologue,
+                     const char* epilogue, const Params& fields,
+                     std::vector<NodeOperand> operands) {
+    Params problem = {{"m", shape_.num_tokens},
+                      {"n", w.out_features()},
+                      {"k", w.in_features},
+                      {"dtype", quern::name(dtype_)},
+                      {"prologue", prologue},
+                      {"epilogue", epilogue}};
+    problem.update(fields);
+    node(name, "fused_gemm", problem, {"m"}, Params::object(), std::move(operands));
   }
 
   /// y[m, out] = x[m, in] w^T.
@@ -267,37 +328,67 @@ class Builder {
   const ModelAddresses& model_;
   const StepShape& shape_;
   const StepInputs& in_;
+  StepFusion fusion_;
   ForwardPlan plan_;
-  NodeOperand branch_;  // what the last sub-layer adds to the residual stream
+  NodeOperand residual_;  // the residual stream, [num_tokens, hidden_size]
+  NodeOperand normed_;    // the same, normalised
+  std::optional<NodeOperand> branch_;  // what is still to be added to the stream
 };
 
 }  // namespace
 
 ForwardPlan plan_forward(const ModelConfig& config, DType dtype, const ModelAddresses& model,
-                         const StepShape& shape, const StepInputs& inputs) {
-  return Builder(config, dtype, model, shape, inputs).build();
+                         const StepShape& shape, const StepInputs& inputs,
+                         const StepFusion& fusion) {
+  return Builder(config, dtype, model, shape, inputs, fusion).build();
+}
+
+StepShape decode_shape(int batch) {
+  return {.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true};
+}
+
+StepShape prefill_shape(int tokens) {
+  return {.num_tokens = tokens, .max_query_len = tokens, .sample = true};
+}
+
+std::vector<ModelProblem> step_problems(const ModelConfig& config, DType dtype,
+                                        const ModelAddresses& layout, const StepShape& shape,
+                                        const StepFusion& fusion) {
+  StepInputs inputs;
+  inputs.log_capacity = kTunedContext;
+  std::vector<ModelProblem> problems;
+  std::map<std::string, std::size_t> known;
+  for (const Node& node : plan_forward(config, dtype, layout, shape, inputs, fusion).nodes) {
+    const auto [at, fresh] =
+        known.try_emplace(node.family + to_key(node.tuned_as), problems.size());
+    if (fresh) problems.push_back({node.family, node.tuned_as, 0});
+    ++problems[at->second].count;
+  }
+  return problems;
 }
 
 std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
                                          const ModelAddresses& layout,
                                          const std::vector<int>& batches,
                                          const std::vector<int>& prompts) {
-  StepInputs inputs;
-  inputs.log_capacity = kTunedContext;
+  std::vector<StepShape> shapes;
+  for (const int batch : batches) shapes.push_back(decode_shape(batch));
+  for (const int prompt : prompts) shapes.push_back(prefill_shape(prompt));
   std::vector<ModelProblem> problems;
   std::map<std::string, std::size_t> known;
-  const auto collect = [&](const StepShape& shape) {
-    for (const Node& node : plan_forward(config, dtype, layout, shape, inputs).nodes) {
-      const auto [at, fresh] =
-          known.try_emplace(node.family + to_key(node.tuned_as), problems.size());
-      if (fresh) problems.push_back({node.family, node.tuned_as, 0});
-      ++problems[at->second].count;
-    }
-  };
-  for (const int batch : batches)
-    collect({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true});
-  for (const int prompt : prompts)
-    collect({.num_tokens = prompt, .max_query_len = prompt, .sample = true});
+  for (const StepShape& shape : shapes) {
+    std::map<std::string, int> counts;  // the most that any of the ways launches
+    for (const StepFusion& fusion : step_fusions(dtype, layout, shape.num_tokens))
+      for (ModelProblem& p : step_problems(config, dtype, layout, shape, fusion)) {
+        const std::string key = p.family + to_key(p.problem);
+        const auto [at, fresh] = known.try_emplace(key, problems.size());
+        int& counted = counts[key];
+        const int more = std::max(0, p.count - counted);
+        counted += more;
+        if (fresh) problems.push_back({p.family, std::move(p.problem), 0});
+        problems[at->second].count += more;
+      }
+  }
   return problems;
 }
 

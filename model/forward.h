@@ -5,6 +5,7 @@
 
 #include "model/activation_plan.h"
 #include "model/config.h"
+#include "model/step_fusion.h"
 #include "model/weight_layout.h"
 #include "runtime/base/dtype.h"
 #include "templates/params.h"
@@ -61,8 +62,11 @@ struct ForwardPlan {
   ActivationPlan activations;
 };
 
+/// `fusion` says which row kernels are left to products; where a layer's weights do not allow it, or
+/// no kernel serves it (served()), they stay.
 ForwardPlan plan_forward(const ModelConfig& config, DType dtype, const ModelAddresses& model,
-                         const StepShape& shape, const StepInputs& inputs);
+                         const StepShape& shape, const StepInputs& inputs,
+                         const StepFusion& fusion = {});
 
 /// One tuning problem of a model and how often one step runs it.
 struct ModelProblem {
@@ -70,8 +74,17 @@ struct ModelProblem {
   Params problem;
   int count = 0;
 };
+/// The shape of a decode step of so many sequences, and of a prefill chunk of so many tokens.
+StepShape decode_shape(int batch);
+StepShape prefill_shape(int tokens);
+
+/// Distinct problems of one step.
+std::vector<ModelProblem> step_problems(const ModelConfig& config, DType dtype,
+                                        const ModelAddresses& layout, const StepShape& shape,
+                                        const StepFusion& fusion);
 /// Distinct problems of decode steps of these batch sizes and prefill chunks of these lengths, for
-/// weights laid out like this (weight_layout()).
+/// weights laid out like this (weight_layout()), whichever way row kernels are fused
+/// (step_fusions()): what is to be measured so that the way can be chosen.
 std::vector<ModelProblem> model_problems(const ModelConfig& config, DType dtype,
                                          const ModelAddresses& layout,
                                          const std::vector<int>& batches,

@@ -64,8 +64,10 @@ GpuModel::GpuModel(const ModelConfig& config, DType dtype, DeviceWeights weights
   logits_ = Buffer(logits_rows_ * vocab_bytes);
   std::size_t arena_bytes = 0;
   const auto measure = [&](const StepShape& shape) {
-    arena_bytes = std::max(arena_bytes, plan_forward(config_, dtype_, addresses_, shape, {})
-                                            .activations.total_bytes());
+    for (const StepFusion& fusion : step_fusions(dtype_, addresses_, shape.num_tokens))
+      arena_bytes =
+          std::max(arena_bytes, plan_forward(config_, dtype_, addresses_, shape, {}, fusion)
+                                    .activations.total_bytes());
   };
   measure({.num_tokens = options_.max_batch, .batch = options_.max_batch,
            .num_logits = options_.max_batch});
@@ -239,8 +241,21 @@ StepInputs GpuModel::prefill_inputs(int sequence) const {
   return in;
 }
 
+const FusionChoice& GpuModel::fusion(const StepShape& shape) {
+  const std::int64_t tokens = bucket(shape.num_tokens);
+  if (const auto found = fusions_.find(tokens); found != fusions_.end()) return found->second;
+  FusionChoice choice;
+  if (options_.fusion) {
+    choice.fusion = served(*options_.fusion, dtype_, shape.num_tokens);
+  } else {
+    choice = choose_fusion(kernels_, config_, dtype_, addresses_, shape);
+  }
+  return fusions_.emplace(tokens, choice).first->second;
+}
+
 GpuModel::Step GpuModel::bind(const StepShape& shape, const StepInputs& inputs) {
-  ForwardPlan plan = plan_forward(config_, dtype_, addresses_, shape, inputs);
+  ForwardPlan plan =
+      plan_forward(config_, dtype_, addresses_, shape, inputs, fusion(shape).fusion);
   std::vector<KernelRequest> wanted;
   for (const Node& node : plan.nodes) wanted.push_back({node.family, node.tuned_as});
   kernels_.prepare(wanted);
@@ -330,8 +345,7 @@ std::vector<float> GpuModel::append(int sequence, std::span<const std::int32_t> 
 }
 
 GpuModel::StepGraph GpuModel::capture_step(int batch) {
-  const Step step = bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
-                         decode_inputs());
+  const Step step = bind(decode_shape(batch), decode_inputs());
   const Graph captured = Graph::capture(stream_, [&] { run(step); });
   return {GraphExec(captured), captured.num_nodes()};
 }
@@ -351,6 +365,7 @@ void GpuModel::forget_graphs() {
   stream_.synchronize();
   graphs_.clear();
   prefill_steps_.clear();
+  fusions_.clear();
 }
 
 void GpuModel::decode(int batch) {
@@ -390,9 +405,9 @@ void GpuModel::set_length(int sequence, int length) {
 
 std::vector<std::string> GpuModel::describe(int batch) {
   std::vector<std::string> lines;
-  const Step step =
-      bind({.num_tokens = batch, .batch = batch, .num_logits = batch, .sample = true},
-           decode_inputs());
+  const FusionChoice& chosen = fusion(decode_shape(batch));
+  lines.push_back(fmt::format("{:<24} {}", "fused", to_text(chosen)));
+  const Step step = bind(decode_shape(batch), decode_inputs());
   for (const BoundNode& bound : step)
     lines.push_back(fmt::format("{:<24} {}", bound.node.name, bound.ready.description()));
   return lines;

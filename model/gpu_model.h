@@ -12,6 +12,7 @@
 #include "model/config.h"
 #include "model/device_weights.h"
 #include "model/forward.h"
+#include "model/fusion_choice.h"
 #include "model/kv_cache.h"
 #include "model/sampling.h"
 #include "runtime/graph.h"
@@ -27,6 +28,8 @@ struct GpuModelOptions {
   int max_context = 0;
   int prefill_chunk = 2048;  // tokens that one prefill step takes at most
   int page_size = 64;        // tokens per KV page
+  /// Which row kernels products compute; by default what is fastest (choose_fusion()).
+  std::optional<StepFusion> fusion = {};
 };
 
 /// The forward pass of one model on one GPU: prefill steps launched node by node, decode steps as
@@ -71,7 +74,7 @@ class GpuModel {
   /// The decode step of `batch` sequences as a graph of its own, with the kernels that the library
   /// serves now.
   GraphExec capture_decode(int batch) { return std::move(capture_step(batch).exec); }
-  /// Makes the next decode() capture anew, with what tuning has found since.
+  /// Makes the next decode() choose and capture anew, with what tuning has found since.
   void forget_graphs();
   /// Token at a position of a sequence, once the step that chose it has finished; -1 before.
   std::int32_t token_at(int sequence, int position) const;
@@ -83,6 +86,9 @@ class GpuModel {
 
   /// Milliseconds spent binding, capturing and instantiating the graphs that decode() launches.
   double capture_ms() const { return capture_ms_; }
+  /// Which row kernels are part of the products of a step of so many tokens, and why. Chosen on first
+  /// use, and again after forget_graphs().
+  const FusionChoice& fusion(const StepShape& shape);
   /// From now on a step that would run on an untuned default throws InputError, naming the first.
   void set_strict(bool strict) { strict_ = strict; }
   /// "layers.0.qkv  gemm gemv threads=256 ...  tuned": which kernel each node of a decode step got.
@@ -131,6 +137,7 @@ class GpuModel {
   StepGraph capture_step(int batch);
   std::map<int, StepGraph> graphs_;  // by batch
   std::map<std::array<int, 4>, Step> prefill_steps_;
+  std::map<std::int64_t, FusionChoice> fusions_;  // by bucket of tokens
   double capture_ms_ = 0;
   bool strict_ = false;
 };

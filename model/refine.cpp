@@ -56,11 +56,12 @@ struct Contest {
   std::vector<std::size_t> rivals;  // candidates other than the winner, fastest first
 };
 
-std::vector<Contest> contests(const ModelConfig& config, const GpuModel& model, TuneReport& report,
+std::vector<Contest> contests(const ModelConfig& config, GpuModel& model, TuneReport& report,
                               int batch, const RefineOptions& options) {
   std::map<std::string, int> counts;
   for (const ModelProblem& p :
-       model_problems(config, model.dtype(), model.weights().addresses(), {batch}, {}))
+       step_problems(config, model.dtype(), model.weights().addresses(), decode_shape(batch),
+                     model.fusion(decode_shape(batch)).fusion))
     counts[p.family + to_key(p.problem)] = p.count;
   std::vector<Contest> out;
   for (ProblemReport& p : report.problems) {
@@ -92,6 +93,7 @@ std::vector<Refinement> refine_decode(GpuSession& session, GpuModel& model,
                                       const ModelConfig& config, TuneReport& report, int batch,
                                       const RefineOptions& options) {
   KernelLibrary& kernels = session.kernels();
+  model.forget_graphs();  // the step is what records make it now
   StepRace race(model, batch, options.context);
   GraphExec best = race.capture();
   for (int i = 0; i < 20; ++i) race.time_us(best);  // clocks settle

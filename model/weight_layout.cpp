@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "model/quantised_matrix.h"
+#include "model/row_interleave.h"
 
 namespace quern {
 namespace {
@@ -85,6 +86,8 @@ ModelAddresses weight_layout(const ModelConfig& config, const ModelWeights* weig
     to.gate_up = joined(config, prefix, hidden,
                         {{"mlp.gate_proj", inner, of(&LayerWeights::gate_proj)},
                          {"mlp.up_proj", inner, of(&LayerWeights::up_proj)}});
+    LinearWeight& gate_up = to.gate_up.front();
+    gate_up.interleaved = to.gate_up.size() == 1 && !gate_up.quantised() && inner % kInterleavedRows == 0;
     to.down = one(config, prefix + "mlp.down_proj", hidden, inner, of(&LayerWeights::down_proj));
     out.layers.push_back(std::move(to));
   }

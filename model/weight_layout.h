@@ -18,6 +18,8 @@ struct LinearWeight {
   std::int64_t group_size = 0;  // inputs that share a scale
   bool zero_points = false;     // otherwise they are 2^(bits - 1)
   bool reordered = false;       // x has to be gathered with `order` before it is multiplied
+  /// Elements whose rows are those of two modules, interleaved (model/row_interleave.h).
+  bool interleaved = false;
   // Device addresses.
   std::uint64_t weight = 0;  // elements [out, in]; or codes in the order of templates/gemm_wna16
   std::uint64_t scales = 0;  // of codes, in that order too, as are zero points
@@ -36,7 +38,8 @@ struct LayerAddresses {
   std::vector<LinearWeight> qkv;
   LinearWeight o;               // [hidden_size, num_heads head_dim]
   std::uint64_t post_norm = 0;  // [hidden_size]
-  /// One matrix [2 intermediate_size, hidden_size], gate rows, then up rows; or two.
+  /// One matrix [2 intermediate_size, hidden_size]: of elements, gate and up interleaved where they
+  /// have groups of 8 rows; else gate rows, then up rows. Or two matrices.
   std::vector<LinearWeight> gate_up;
   LinearWeight down;                       // [hidden_size, intermediate_size]
   std::uint64_t k_cache = 0, v_cache = 0;  // [num_pages, num_kv_heads, page_size, head_dim]

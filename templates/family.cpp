@@ -57,6 +57,8 @@ Params Family::default_config(const Params& problem, const Arch& arch) const {
   return std::move(ranked.configs.front());
 }
 
+std::optional<FamilyProblem> Family::like(const Params&) const { return std::nullopt; }
+
 double Family::estimate_us(const Params& problem, const Params&, const Arch& arch) const {
   const Cost least = cost(problem);
   return std::max(least.bytes / (arch.dram_gbps * 1e3), least.flops / (arch.tensor_tflops * 1e6));

@@ -80,6 +80,12 @@ struct LibraryMatmul {
   bool scaled = false;
 };
 
+/// A problem of a family by its name.
+struct FamilyProblem {
+  std::string family;
+  Params problem;
+};
+
 /// One tunable and the values that its space declares.
 struct Tunable {
   std::string name;
@@ -124,6 +130,10 @@ class Family {
   /// waves, occupancy and bytes in flight (templates/common/roofline.h). It serves to rank configs
   /// of one problem. Here: the least that cost() allows, the same for every config.
   virtual double estimate_us(const Params& problem, const Params& config, const Arch& arch) const;
+  /// A problem whose fastest configs are among the fastest of this one too, config for config: it
+  /// differs in what becomes of its results alone. A tuner that has measured it tries no others
+  /// here. Here: none.
+  virtual std::optional<FamilyProblem> like(const Params& problem) const;
   /// Why the problem itself cannot be served, or nothing.
   virtual std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const = 0;
   /// Why this config cannot run this problem on this architecture, as a sentence; or nothing.

@@ -4,7 +4,7 @@
 // announced have landed; phases alternate in parity, and a new barrier counts as having completed one
 // of parity 1.
 //
-// Sources: PTX ISA 9.0, "mbarrier", "barrier.cluster", "mapa".
+// Sources: PTX ISA 9.0, "mbarrier", "barrier.cluster", "mapa", "st.async".
 #pragma once
 #include "common/types.cuh"
 

@@ -89,6 +89,11 @@ __device__ __forceinline__ V load_from_l2(const void* from) {
   return v;
 }
 
+/// Begins to fetch the 128 bytes around an address into L2.
+__device__ __forceinline__ void prefetch_l2(const void* from) {
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(from));
+}
+
 /// Address in the shared window, as PTX wants it.
 __device__ __forceinline__ u32 shared_address(const void* p) {
   return static_cast<u32>(__cvta_generic_to_shared(p));

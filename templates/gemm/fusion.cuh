@@ -16,6 +16,7 @@
 //   Fusion::kNormalises  x is normalised (RMSNorm) with the weights args.gamma[k] and kEps: what is
 //                        multiplied is x * gamma, rounded to the type of x, and each row's sums are
 //                        scaled by rsqrt(mean(x^2) + eps)
+//   Fusion::Stream       type of x where it is normalised: as the product's, or float
 //
 // The stub defines it around an expression of the kernel language (templates/gemm/gemm_fusion.h).
 //
@@ -35,6 +36,16 @@ struct StoreSums {
   using Args = Base;
   static constexpr bool kFused = false, kLeavesY = false, kNormalises = false;
   static constexpr int kParts = 1;
+};
+
+/// Type of x.
+template <class Fusion, class Input, bool normalises = Fusion::kNormalises>
+struct StreamOf {
+  using Type = Input;
+};
+template <class Fusion, class Input>
+struct StreamOf<Fusion, Input, true> {
+  using Type = typename Fusion::Stream;
 };
 
 /// Row of w that holds part `index % parts` of element `index / parts`.

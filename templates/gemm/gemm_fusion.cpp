@@ -42,7 +42,7 @@ std::size_t args_bytes(const GemmFusion& fusion, const GemmConfig& c) {
   return (bytes + args_alignment(c) - 1) / args_alignment(c) * args_alignment(c);
 }
 
-std::string fusion_struct(const GemmFusion& fusion, const GemmConfig& c) {
+std::string fusion_struct(const GemmProblem& p, const GemmFusion& fusion, const GemmConfig& c) {
   const char* base = c.kernel == "wgmma" ? "GemmTmaArgs" : "GemmArgs";
   std::string out = fmt::format(
       "struct Fusion {{\n"
@@ -50,7 +50,8 @@ std::string fusion_struct(const GemmFusion& fusion, const GemmConfig& c) {
       "  static constexpr int kParts = {};\n",
       fusion.leaves_y, fusion.norm_eps.has_value(), fusion.parts);
   if (fusion.norm_eps)
-    out += fmt::format("  static constexpr float kEps = {:e}f;\n", *fusion.norm_eps);
+    out += fmt::format("  static constexpr float kEps = {:e}f;\n  using Stream = {};\n",
+                       *fusion.norm_eps, device_type(fusion.f32_stream ? DType::f32 : p.dtype));
   out += fmt::format("  struct Args : quern::{} {{\n{}    EpilogueArgs expression;\n  }};\n", base,
                      fusion.norm_eps ? "    const void* gamma;\n" : "");
   out += fmt::format("  static_assert(sizeof(Args) == {}, \"as the host packs it\");\n",
@@ -95,6 +96,8 @@ Reason reject_reason(const GemmProblem& p, const GemmFusion& fusion, const GemmC
     if (p.m > 16) return fmt::format("{} rows are more than are normalised, 16", p.m);
     if (c.kernel == "mma" && c.tile_m != 16)
       return fmt::format("x is normalised in tiles of 16 rows, not {}", c.tile_m);
+    if (c.kernel == "mma" && fusion.f32_stream)
+      return "mma copies x in the type that it multiplies: a stream in f32 is for gemv";
     if (c.kernel == "mma" && p.k % 2 != 0) return "gamma is read in pairs: k is even";
     const int smem_bytes =
         static_cast<int>(plan(p, c, arch).smem_bytes) + extra_smem_bytes(fusion, c);
@@ -120,7 +123,7 @@ KernelSource fused_source(const GemmProblem& p, const GemmFusion& fusion, const 
       c.kernel, fusion.text, p.n, p.k, device_type(p.dtype), device_type(p.out_dtype));
   if (!reference) out += config_struct(to_params(c));
   if (wgmma) out += wgmma_product("Product", p.dtype, c.tile_n);
-  out += fusion_struct(fusion, c);
+  out += fusion_struct(p, fusion, c);
   out +=
       fmt::format("\nextern \"C\" __global__ void __launch_bounds__({}{})\n", threads,
                   reference ? "" : fmt::format(", {}", c.kernel == "gemv" ? c.blocks_per_sm : 1));

@@ -26,6 +26,7 @@ struct GemmFusion {
   int parts = 1;                   // 2: w holds groups of 8 rows of each part in turn
   bool leaves_y = false;           // wgmma alone
   std::optional<double> norm_eps;  // normalises x, with the weights GemmAddresses::gamma, [k]
+  bool f32_stream = false;         // what is normalised is f32, else of the problem's dtype
 };
 
 struct GemmAddresses {

@@ -232,28 +232,45 @@ struct Gemv {
     }
   }
 
+  /// kVec elements of a stream.
+  template <class Stream>
+  struct alignas(sizeof(Stream) * kVec < 16 ? sizeof(Stream) * kVec : 16) StreamVector {
+    Stream element[kVec];
+  };
+  template <class Stream>
+  static __device__ __forceinline__ void to_floats(const StreamVector<Stream>& from,
+                                                   float (&to)[kVec]) {
+#pragma unroll
+    for (int i = 0; i < kVec; ++i) to[i] = to_f32(from.element[i]);
+  }
+
   /// Copies x * gamma to shared memory, with zeros where it ends, and leaves each warp's share of
   /// the sums of squares of x.
   static __device__ __forceinline__ void stage_normalised(const Args& args, unsigned char* to,
                                                           float* squares) {
-    const T* x = static_cast<const T*>(args.x);
+    using Stream = typename StreamOf<Fusion, T>::Type;
+    const Stream* x = static_cast<const Stream*>(args.x);
     const T* gamma = static_cast<const T*>(args.gamma);
     float sum[kM] = {};
-#pragma unroll 1
+    // A single row leaves registers for two steps' loads to be on their way at once.
+    constexpr int kAhead = kM == 1 ? 2 : 1;
+#pragma unroll kAhead
     for (int k = static_cast<int>(threadIdx.x) * kVec; k < kPaddedK; k += kThreads * kVec) {
       const bool inside = k < kK;
       float g[kVec];
       unpack(inside ? *reinterpret_cast<const Weights*>(gamma + k) : Weights{}, g);
-      Weights rows[kM];
+      // All rows are on their way before the first is used.
+      StreamVector<Stream> rows[kM];
 #pragma unroll
       for (int m = 0; m < kM; ++m)
         rows[m] = inside && m < args.m
-                      ? *reinterpret_cast<const Weights*>(x + static_cast<i64>(m) * kK + k)
-                      : Weights{};
+                      ? *reinterpret_cast<const StreamVector<Stream>*>(
+                            x + static_cast<i64>(m) * kK + k)
+                      : StreamVector<Stream>{};
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         float v[kVec];
-        unpack(rows[m], v);
+        to_floats(rows[m], v);
 #pragma unroll
         for (int i = 0; i < kVec; ++i) {
           sum[m] = fmaf(v[i], v[i], sum[m]);
@@ -310,6 +327,9 @@ struct Gemv {
     float* squares = partial + (kWarpsK > 1 ? 2 * kWarps * kSums : 0);
 
     pdl_launch_dependents();
+    if constexpr (Fusion::kNormalises)  // gamma does not depend on the previous kernel
+      for (int k = static_cast<int>(threadIdx.x) * 64; k < kK; k += kThreads * 64)
+        prefetch_l2(static_cast<const T*>(args.gamma) + k);
     if constexpr (Fusion::kFused)
       for (int group = static_cast<int>(threadIdx.x); group < num_groups; group += kThreads) {
         const int row = (block + group * blocks) * kGroupRows;

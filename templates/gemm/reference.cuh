@@ -21,7 +21,7 @@ __device__ __forceinline__ void gemm_reference(const typename Fusion::Args& args
   const int row = threadIdx.x / tile, column = threadIdx.x % tile;
   const i64 first_m = static_cast<i64>(blockIdx.x / blocks_n) * tile;
   const int first_n = static_cast<int>(blockIdx.x % blocks_n) * tile;
-  const T* x = static_cast<const T*>(args.x);
+  const auto* x = static_cast<const typename StreamOf<Fusion, T>::Type*>(args.x);
   const T* w = static_cast<const T*>(args.w);
   float total[parts] = {}, squares = 0.0f;
   for (int first = 0; first < k; first += depth) {

@@ -8,6 +8,7 @@
 #include "templates/common/tunables.h"
 #include "templates/common/workspace_args.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/gemm_wna16_slices.h"
 #include "templates/gemm_wna16/gemm_wna16_wgmma.h"
 
 namespace quern {
@@ -23,7 +24,7 @@ const std::vector<IntTunable<GemmWna16Config>>& tunables() {
       {"tile_m", &C::tile_m, {0, 1, 2, 4, 8, 16, 32, 64, 128, 192, 256}},
       {"tile_n", &C::tile_n, {0, 32, 48, 64, 96, 128, 160, 192, 224, 256}},
       {"warps_n", &C::warps_n, {0, 1, 2, 3, 4, 5, 6, 7, 8, 12, 16}},
-      {"warps_k", &C::warps_k, {0, 1, 2, 4, 8, 16}},
+      {"warps_k", &C::warps_k, {0, 1, 2, 4, 7, 8, 14, 16}},
       {"units", &C::units, {0, 1, 2, 4, 8}},
       {"stages", &C::stages, {0, 2, 3, 4, 5, 6, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
@@ -163,6 +164,7 @@ std::optional<std::string> unsupported(const GemmWna16Problem& p, const Arch&) {
 }
 
 int estimated_registers(const GemmWna16Problem& p, const GemmWna16Config& c) {
+  if (c.kernel == "slices") return slices_registers(p, c);
   if (c.kernel == "stream") return c.tile_m > 8 ? 76 + 6 * c.units : 62 + 4 * c.units;
   if (c.kernel == "mma") {
     const int row_tiles = c.tile_n / 16 / c.warps_n, token_tiles = c.tile_m / 8;
@@ -177,6 +179,12 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
                                          const Arch& arch) {
   if (auto why = unsupported(p, arch)) return why;
   if (c.kernel == "stream") return reject_stream(p, c, arch);
+  if (c.kernel == "slices") {
+    if (auto why = outside_space(
+            c, {"tile_m", "warps_k", "units", "stages", "blocks_per_sm", "cluster_k"}))
+      return why;
+    return reject_slices(p, c, arch);
+  }
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
     if (auto why = outside_space(
@@ -198,6 +206,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
     return plan;
   }
   if (c.kernel == "wgmma") return plan_wgmma(p, c, arch);
+  if (c.kernel == "slices") return plan_slices(p, c, arch);
   plan.pdl = arch.has_pdl();
   const std::int64_t walkers = c.kernel == "stream" ? sets(p, c, arch) : tiles(p, c);
   plan.grid[0] = static_cast<unsigned>(walkers * c.split_k);
@@ -210,7 +219,7 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
 std::vector<Tunable> GemmWna16Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
-  out.push_back({"kernel", {"stream", "mma", "wgmma", "reference"}});
+  out.push_back({"kernel", {"stream", "slices", "mma", "wgmma", "reference"}});
   append(tunables(), out);
   return out;
 }
@@ -269,6 +278,8 @@ KernelSource GemmWna16Family::source(const Params& problem, const Params& config
 
   if (c.kernel == "wgmma")
     return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wna16_wgmma", {}};
+  if (c.kernel == "slices")
+    return {source_slices(p, c, shape, config_struct(config)), "gemm_wna16_slices", {}};
 
   const std::string entry = fmt::format("gemm_wna16_{}", c.kernel);
   return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"

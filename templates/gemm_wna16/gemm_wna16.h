@@ -37,18 +37,19 @@ struct GemmWna16Problem {
 };
 
 /// Tunables of all kernels of the family; those that a kernel lacks are 0. The device files say
-/// what each one does: gemm_wna16/stream.cuh, mma.cuh, wgmma.cuh.
+/// what each one does: gemm_wna16/stream.cuh, slices.cuh, mma.cuh, wgmma.cuh.
 struct GemmWna16Config {
-  std::string kernel = "mma";    // stream, mma, wgmma, reference
-  int tile_m = 0;                // tokens of a block
-  int tile_n = 0;                // mma, wgmma: rows of w of a block
-  int warps_n = 0, warps_k = 0;  // warps_k: stream; wgmma: warpgroups that share a stage's k
-  int units = 0;                 // of 512 bytes, that a row tile advances at a stage
-  int stages = 0;                // depth of the ring
-  int blocks_per_sm = 0;         // stream: resident blocks
-  int split_k = 0;               // blocks that share an output tile
-  // wgmma: blocks of a cluster along m, which share w; along n, which share x; along k, which add
-  // up one output tile
+  std::string kernel = "mma";  // stream, slices, mma, wgmma, reference
+  int tile_m = 0;              // tokens of a block
+  int tile_n = 0;              // mma, wgmma: rows of w of a block
+  int warps_n = 0;             // stream, mma, wgmma: warps that share a block's rows of w
+  int warps_k = 0;             // stream, slices; wgmma: warpgroups that share a stage's k
+  int units = 0;               // of 512 bytes, that a row tile advances at a stage
+  int stages = 0;              // depth of the ring
+  int blocks_per_sm = 0;       // stream, slices: resident blocks
+  int split_k = 0;             // blocks that share an output tile
+  // Blocks of a cluster: wgmma: along m, which share w; along n, which share x; slices, wgmma:
+  // along k, which add up one output tile
   int cluster_m = 0, cluster_n = 0, cluster_k = 0;
   int group_m = 0;    // wgmma: tiles of a cluster along m that are visited together
   int tma_store = 0;  // wgmma: 1: y leaves through shared memory, 0: from registers

@@ -3,6 +3,7 @@
 #include "templates/common/roofline.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/gemm_wna16_slices.h"
 #include "templates/gemm_wna16/gemm_wna16_wgmma.h"
 
 // The analytic model of the gemm_wna16 family. Every kernel comes to
@@ -121,6 +122,7 @@ double tile_us(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& 
 
 double estimate_us(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
   if (c.kernel == "stream") return stream_us(p, c, arch);
+  if (c.kernel == "slices") return estimate_slices_us(p, c, arch);
   if (c.kernel == "mma") return tile_us(p, c, arch);
   if (c.kernel == "wgmma") return estimate_wgmma_us(p, c, arch);
   const double m = p.m, n = p.n, k = p.k;  // reference: one thread an output, little shared

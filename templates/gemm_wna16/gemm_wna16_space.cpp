@@ -4,6 +4,7 @@
 #include "templates/common/roofline.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
+#include "templates/gemm_wna16/gemm_wna16_slices.h"
 #include "templates/gemm_wna16/gemm_wna16_wgmma.h"
 
 // The space of the gemm_wna16 family: the points that are distinct and why some are not worth a
@@ -101,6 +102,7 @@ Reason wasteful_mma(const GemmWna16Problem& p, const GemmWna16Config& c, const A
 RankedSpace ranked_space(const GemmWna16Problem& p, const Arch& arch) {
   std::vector<GemmWna16Config> points;
   add_stream(p, points);
+  add_slices(p, points);
   if (p.m > 4) add_mma(p, points);  // fewer would leave most of 16 columns idle
   add_wgmma(p, points);
   return rank_points(
@@ -108,6 +110,7 @@ RankedSpace ranked_space(const GemmWna16Problem& p, const Arch& arch) {
       [&](const GemmWna16Config& c) -> Reason {
         if (auto why = reject_reason(p, c, arch)) return why;
         if (c.kernel == "stream") return wasteful_stream(p, c, arch);
+        if (c.kernel == "slices") return wasteful_slices(p, c, arch);
         return c.kernel == "mma" ? wasteful_mma(p, c, arch) : wasteful_wgmma(p, c, arch);
       },
       [&](const GemmWna16Config& c) { return estimate_us(p, c, arch); });
@@ -116,6 +119,7 @@ RankedSpace ranked_space(const GemmWna16Problem& p, const Arch& arch) {
 GemmWna16Config default_config(const GemmWna16Problem& p, const Arch& arch) {
   std::vector<GemmWna16Config> points;
   add_stream(p, points);
+  add_slices(p, points);
   add_mma(p, points);
   if (arch.has_wgmma()) add_wgmma(p, points);
   std::optional<GemmWna16Config> best;

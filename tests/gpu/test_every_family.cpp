@@ -84,15 +84,18 @@ TEST_CASE("small: fused gemm") {
                              {"prologue", ""}, {"epilogue", "add"}, {"R", "f32"}};
     check_family(gpu, family, residual, oracle, few());
     if (m > 16) continue;
-    const Params normalised = {{"m", m},
+    Params normalised = {{"m", m},
                                {"n", 70},
                                {"k", 64},
                                {"dtype", "bf16"},
                                {"prologue", "rmsnorm"},
                                {"epilogue", "bias"},
                                {"eps", 1e-5},
+                               {"stream", "bf16"},
                                {"B", "bf16"},
                                {"Y", "bf16"}};
+    check_family(gpu, family, normalised, oracle, few());
+    normalised["stream"] = "f32";
     check_family(gpu, family, normalised, oracle, few());
   }
 }
@@ -107,6 +110,10 @@ TEST_CASE("small: row kernels") {
     const Params silu = {{"kernel", "silu_mul"}, {"rows", 3}, {"cols", cols}, {"T", "bf16"}};
     check_family(gpu, family, norm, {}, few());
     check_family(gpu, family, silu, {}, few());
+    if (cols % 8 != 0) continue;
+    const Params interleaved = {{"kernel", "silu_mul_interleaved"}, {"rows", 3},
+                                {"groups", cols / 8}, {"lanes", 8}, {"T", "bf16"}};
+    check_family(gpu, family, interleaved, {}, few());
   }
 }
 

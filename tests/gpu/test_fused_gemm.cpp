@@ -25,7 +25,10 @@ Params problem(const std::string& epilogue, int m, int n, int k, DType y = DType
                 {"dtype", y == DType::f16 ? "f16" : "bf16"},
                 {"prologue", normalised ? "rmsnorm" : ""},
                 {"epilogue", epilogue}};
-  if (normalised) out["eps"] = 1e-5;
+  if (normalised) {
+    out["eps"] = 1e-5;
+    out["stream"] = "bf16";
+  }
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = std::string(name(param == "Q" ? q : param == "B" ? DType::bf16 : y));
   return out;
@@ -125,8 +128,12 @@ TEST_CASE("x is normalised on its way") {
   GpuFixture gpu;
   for (const int m : {1, 2, 7, 16})
     for (const auto& [n, k] : {std::pair{528, 264}, {48, 132}, {272, 4096}})
-      for (const std::string epilogue : {"swiglu", "cast", "bias"})
-        check(gpu, problem(epilogue, m, n, k, DType::bf16, DType::e4m3, true), kinds());
+      for (const std::string epilogue : {"swiglu", "cast", "bias"}) {
+        Params p = problem(epilogue, m, n, k, DType::bf16, DType::e4m3, true);
+        check(gpu, p, kinds());
+        p["stream"] = "f32";
+        check(gpu, p, kinds());
+      }
 }
 
 TEST_CASE("candidates for gate and up of a feed-forward layer") {

@@ -27,6 +27,16 @@ GemmWna16Config stream(int tile_m, int warps_n, int warps_k, int units, int stag
   return c;
 }
 
+/// `spans` of 128 columns of a warp in a stage.
+GemmWna16Config slices(const GemmWna16Problem& p, int tile_m, int warps_k, int spans, int stages,
+                       int cluster, int blocks_per_sm = 1) {
+  GemmWna16Config c;
+  c.kernel = "slices";
+  c.tile_m = tile_m, c.warps_k = warps_k, c.units = spans * p.bits / 2, c.stages = stages;
+  c.cluster_k = cluster, c.blocks_per_sm = blocks_per_sm;
+  return c;
+}
+
 GemmWna16Config mma(int tile_m, int tile_n, int warps_n, int units, int stages, int split_k) {
   GemmWna16Config c;
   c.tile_m = tile_m, c.tile_n = tile_n, c.warps_n = warps_n, c.units = units, c.stages = stages;
@@ -63,6 +73,12 @@ std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
     all.push_back(stream(tile_m, 4, 2, 2, 4, 2));
     all.push_back(stream(tile_m, 2, 1, 1, 2, 1));
     all.push_back(stream(tile_m, 3, 2, 4, 2, 3));
+    all.push_back(slices(p, tile_m, 16, 1, 2, 1));
+    all.push_back(slices(p, tile_m, 8, 1, 3, 1, 2));
+    all.push_back(slices(p, tile_m, 4, 2, 3, 1));
+    all.push_back(slices(p, tile_m, 2, 1, 2, 2));
+    all.push_back(slices(p, tile_m, 1, 1, 4, 4));
+    all.push_back(slices(p, tile_m, 1, 2, 3, 2));
   }
   all.push_back(mma(16, 32, 2, 2, 2, 1));
   all.push_back(mma(32, 64, 2, 4, 3, 2));
@@ -104,6 +120,9 @@ TEST_CASE("every kernel of gemm_wna16 agrees with loops on the CPU at odd shapes
   for (const int m : kRows) {
     check(gpu, problem(m, 208, 1088, 4, 64, false));
     check(gpu, problem(m, 336, 704, 8, 64, true));
+    if (m > 16) continue;
+    check(gpu, problem(m, 208, 1152, 4, 64, true));
+    check(gpu, problem(m, 4368, 768, 8, 128, false));
   }
 }
 
@@ -117,6 +136,28 @@ TEST_CASE("every group size, with and without zero points, of both widths and dt
              {std::pair{DType::bf16, DType::bf16}, {DType::f16, DType::f32}})
           for (const int m : {3, 16, 40})
             check(gpu, problem(m, 80, 640, bits, group_size, zero_points, dtype, out));
+}
+
+TEST_CASE("slices in every kind of cluster, with x held and staged, at layers of Llama-3-8B") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const auto run = [&](const GemmWna16Problem& p, const std::vector<GemmWna16Config>& configs) {
+    FamilyCheck options;
+    options.max_candidates = 0;
+    for (const GemmWna16Config& c : configs)
+      if (!reject_reason(p, c, gpu.arch())) options.configs.push_back(to_params(c));
+    if (!options.configs.empty())
+      check_family(gpu, family, to_params(p), reference_gemm_wna16, options);
+  };
+  for (const int m : {1, 7, 13}) {
+    const int tile = m == 1 ? 1 : m == 7 ? 8 : 16;
+    const auto p = problem(m, 2128, 4096, 4, 128, true);
+    run(p, {slices(p, tile, 16, 2, 3, 1), slices(p, tile, 8, 2, 4, 2, 2),
+            slices(p, tile, 8, 1, 5, 4), slices(p, tile, 4, 1, 5, 8)});
+    const auto long_k = problem(m, 272, 14336, 4, 128, false, DType::f16, DType::f32);
+    run(long_k, {slices(long_k, tile, 14, 1, 3, 8), slices(long_k, tile, 14, 2, 2, 4),
+                 slices(long_k, tile, 16, 1, 4, 1), slices(long_k, tile, 8, 1, 8, 2)});
+  }
 }
 
 TEST_CASE("candidates of a layer of Llama-3-8B") {

@@ -75,6 +75,44 @@ TEST_CASE("logits and greedy tokens of the golden models through the graph") {
     check_model(*shared / "golden" / name);
 }
 
+TEST_CASE("golden models whichever way row kernels are fused into products") {
+  QUERN_SKIP_IF(!test::gpu_available(), driver_problem());
+  const auto shared = test::shared_folder();
+  QUERN_SKIP_IF(!shared, "no shared folder");
+  for (const char* name : {"llama3-gqa", "llama32-tied", "mistral-sliding-window", "llama3-awq"}) {
+    const auto folder = *shared / "golden" / name;
+    const test::Expected expected = test::load_expected(folder / "expected.safetensors");
+    const auto vocab = expected.logits.size() / expected.input_ids.size();
+    const std::size_t singly = std::min<std::size_t>(24, expected.input_ids.size());
+    for (const StepFusion& fusion :
+         {StepFusion{}, StepFusion{true, NormKernel::adds, NormKernel::adds},
+          StepFusion{false, NormKernel::alone, NormKernel::none},
+          StepFusion{true, NormKernel::none, NormKernel::alone},
+          StepFusion{true, NormKernel::none, NormKernel::none}}) {
+      CAPTURE(name);
+      CAPTURE(to_text(fusion));
+      GpuBackend backend = open(folder, {.fusion = fusion});
+      const auto logits = backend.forward(expected.input_ids, LogitRows::all);
+      const test::LogitError error = test::logit_error(logits, expected.logits);
+      CHECK_LT(error.norm_wise, 1.5e-2);
+      // One token at a time: products then normalise their input where they can.
+      backend.reset();
+      std::vector<float> one_by_one;
+      for (const std::int32_t id : std::span(expected.input_ids).first(singly)) {
+        const auto row = backend.forward(std::span(&id, 1), LogitRows::last);
+        one_by_one.insert(one_by_one.end(), row.begin(), row.end());
+      }
+      const test::LogitError single =
+          test::logit_error(one_by_one, std::span(expected.logits).first(singly * vocab));
+      MESSAGE(name << ", " << to_text(fusion) << ": relative error of logits " << error.norm_wise
+                   << ", one by one " << single.norm_wise);
+      CHECK_LT(single.norm_wise, 1.5e-2);
+      if (!expected.greedy_ids.empty())
+        check_greedy(backend, expected.input_ids, expected.greedy_ids, expected.greedy_margins);
+    }
+  }
+}
+
 TEST_CASE("stories260K, head_dim 8, through the graph") {
   QUERN_SKIP_IF(!test::gpu_available(), driver_problem());
   const auto shared = test::shared_folder();

@@ -28,7 +28,7 @@ void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
       }
       scale[i] = 1 / std::sqrt(squares / static_cast<double>(k) + problem.at("eps").get<double>());
     }
-    x = rounded(x, operands[0].spec.dtype);
+    x = rounded(x, operands[1].spec.dtype);
   }
   const GemmEpilogue& epilogue = family.epilogues().at(problem.at("epilogue").get<std::string>());
   const auto parts = static_cast<std::size_t>(epilogue.parts());

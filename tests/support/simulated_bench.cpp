@@ -19,7 +19,9 @@ namespace {
 
 class SimulatedFamily final : public Family {
  public:
-  std::string_view name() const override { return "simulated"; }
+  SimulatedFamily(std::string name, std::string like)
+      : name_(std::move(name)), like_(std::move(like)) {}
+  std::string_view name() const override { return name_; }
   std::vector<std::string> dynamic_fields() const override { return {"n"}; }
   std::vector<Tunable> space(const Params&) const override {
     return {{"threads", {32, 64, 128, 256, 512}}, {"unroll", {1, 2, 4, 8}}, {"stages", {1, 2, 3}}};
@@ -55,6 +57,13 @@ class SimulatedFamily final : public Family {
     return {16.0 * from_params<SimulatedProblem>(problem).n, 0};
   }
   Tolerance tolerance(const Params&, std::size_t) const override { return {}; }
+  std::optional<FamilyProblem> like(const Params& problem) const override {
+    if (like_.empty()) return std::nullopt;
+    return FamilyProblem{like_, problem};
+  }
+
+ private:
+  std::string name_, like_;
 };
 
 /// From 0 to 1, the same for the same parameters everywhere.
@@ -73,8 +82,8 @@ void append_line(const std::filesystem::path& path, const std::string& line) {
 
 }  // namespace
 
-std::unique_ptr<const Family> make_simulated_family() {
-  return std::make_unique<SimulatedFamily>();
+std::unique_ptr<const Family> make_simulated_family(std::string name, std::string like) {
+  return std::make_unique<SimulatedFamily>(std::move(name), std::move(like));
 }
 
 FamilyRegistry simulated_registry() {
@@ -100,7 +109,7 @@ double true_time_us(const Params& problem, const Params& config) {
 }
 
 Params best_config(const Params& problem) {
-  const SimulatedFamily family;
+  const SimulatedFamily family("simulated", "");
   Params best = to_params(SimulatedConfig{});
   for (const Params& config : family.candidates(problem, {}))
     if (!family.reject_reason(problem, config, {}) &&

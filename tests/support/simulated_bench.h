@@ -32,7 +32,9 @@ struct SimulatedConfig {
 };
 
 /// threads 32 to 512, unroll 1 to 8, stages 1 to 4: 60 configs.
-std::unique_ptr<const Family> make_simulated_family();
+/// `like`: the name of a family whose problems are like this one's (Family::like()), if any.
+std::unique_ptr<const Family> make_simulated_family(std::string name = "simulated",
+                                                    std::string like = "");
 /// Only that family, with no template text: SimulatedFamily's sources include nothing.
 FamilyRegistry simulated_registry();
 

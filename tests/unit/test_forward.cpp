@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <map>
 #include <set>
 #include <string>
 #include <vector>
@@ -7,6 +8,8 @@
 #include "autotune/problem.h"
 #include "autotune/registry.h"
 #include "model/forward.h"
+#include "model/fusion_choice.h"
+#include "model/row_interleave.h"
 #include "templates/embedded.h"
 #include "tests/support/support.h"
 
@@ -68,14 +71,21 @@ TEST_CASE("every node of a step is a legal problem of its family, with as many o
       {.num_tokens = 37, .max_query_len = 37, .num_logits = 37},
       {.num_tokens = 37, .max_query_len = 37, .num_logits = 1, .sample = true},
       {.num_tokens = 40, .batch = 4, .max_query_len = 31, .num_logits = 4, .sample = true},
+      {.num_tokens = 130, .max_query_len = 130, .sample = true},
   };
   for (const Arch& arch : known_archs())
     for (const StepShape& shape : shapes)
       for (std::size_t i = 0; i < 2 * configs.size(); ++i) {
         const ModelConfig& config = configs[i / 2];
         const DType dtype = i % 2 == 0 ? DType::bf16 : DType::f16;
-        const ForwardPlan plan = plan_forward(config, dtype, addresses(config), shape, inputs);
-        for (const Node& node : plan.nodes) {
+        std::map<std::string, Node> nodes;  // distinct problems of all ways to fuse
+        const ModelAddresses model = addresses(config);
+        for (const StepFusion& fusion : step_fusions(dtype, model, shape.num_tokens))
+          for (Node& node : plan_forward(config, dtype, model, shape, inputs, fusion).nodes) {
+            std::string key = node.family + to_key(node.problem);
+            nodes.emplace(std::move(key), std::move(node));
+          }
+        for (const auto& [key, node] : nodes) {
           INFO(arch.name(), " ", node.name, " ", to_text(node.problem));
           const Family& family = families.at(node.family);
           const auto why = family.unsupported(node.problem, arch);
@@ -156,6 +166,160 @@ TEST_CASE("quantised projections get products of codes, with their columns gathe
            "layers.1.gate_up.concatenate row 4\n"
            "layers.1.down gemm_wna16 4\n"
            "lm_head gemm_wna16 4\n");
+}
+
+TEST_CASE("row kernels are left to the products that fusion names, where weights allow it") {
+  ModelConfig config = small_config();
+  config.intermediate_size = 176;
+  const auto nodes = [&](const StepFusion& fusion, DType dtype, int tokens, int layer) {
+    std::string out;
+    for (const Node& node :
+         plan_forward(config, dtype, addresses(config), decode_shape(tokens), {}, fusion).nodes) {
+      const std::string prefix = fmt::format("layers.{}.", layer);
+      if (!node.name.starts_with(prefix)) continue;
+      const bool row = node.family == "row", fused = node.family == "fused_gemm";
+      out += node.name.substr(prefix.size());
+      if (row) out += fmt::format("={}", node.problem.at("kernel").get<std::string>());
+      if (fused)
+        out += fmt::format("={}{}{}", node.problem.at("prologue").get<std::string>(),
+                           node.problem.at("prologue") == "" ? "" : "+",
+                           node.problem.at("epilogue").get<std::string>());
+      out += " ";
+    }
+    return out;
+  };
+  const StepFusion swiglu{true, NormKernel::adds, NormKernel::adds};
+  const StepFusion adding{false, NormKernel::alone, NormKernel::alone};
+  const StepFusion all{true, NormKernel::none, NormKernel::none};
+  CHECK_EQ(nodes({}, DType::bf16, 1, 1),
+           "input_norm=add_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm gate_up "
+           "silu_mul=silu_mul_interleaved down ");
+  CHECK_EQ(nodes(swiglu, DType::bf16, 1, 1),
+           "input_norm=add_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm "
+           "gate_up=swiglu down ");
+  CHECK_EQ(nodes(adding, DType::bf16, 200, 1),
+           "input_norm=residual_rmsnorm qkv rope_append attention o=add post_norm=residual_rmsnorm "
+           "gate_up silu_mul=silu_mul_interleaved down=add ");
+  const char* const fewest =
+      "qkv=rmsnorm+cast rope_append attention o=add gate_up=rmsnorm+swiglu down=add ";
+  CHECK_EQ(nodes(all, DType::bf16, 1, 0), fewest);
+  CHECK_EQ(nodes(all, DType::bf16, 4, 2), fewest);
+  // What no kernel normalises is left to a row kernel: f16, many rows, a gate_up without SwiGLU.
+  const char* const normed =
+      "input_norm=residual_rmsnorm qkv rope_append attention o=add post_norm=residual_rmsnorm "
+      "gate_up=swiglu down=add ";
+  CHECK_EQ(nodes(all, DType::f16, 1, 1), normed);
+  CHECK_EQ(nodes(all, DType::bf16, 5, 1), normed);
+  CHECK_EQ(nodes({false, NormKernel::none, NormKernel::none}, DType::bf16, 1, 1),
+           "qkv=rmsnorm+cast rope_append attention o=add post_norm=residual_rmsnorm gate_up "
+           "silu_mul=silu_mul_interleaved down=add ");
+  // Rows of gate and up that make no groups of 8 are not interleaved.
+  config.intermediate_size = 172;
+  CHECK_EQ(nodes(all, DType::bf16, 1, 1),
+           "qkv=rmsnorm+cast rope_append attention o=add post_norm=residual_rmsnorm gate_up "
+           "silu_mul=silu_mul down=add ");
+  // Products of codes are not fused: here all but down.
+  config = quantised_configs()[0];
+  config.quantization->modules_to_not_convert = {"mlp.down_proj"};
+  CHECK_EQ(nodes(all, DType::bf16, 1, 1),
+           "input_norm=residual_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm gate_up "
+           "silu_mul=silu_mul down=add ");
+  CHECK_EQ(step_fusions(DType::bf16, addresses(config), 1).size(), 3);
+  config.quantization->modules_to_not_convert.clear();
+  CHECK_EQ(step_fusions(DType::bf16, addresses(config), 1), std::vector<StepFusion>{{}});
+}
+
+TEST_CASE("fusing takes no more memory") {
+  const ModelConfig config = small_config();
+  const ModelAddresses model = addresses(config);
+  for (const int tokens : {1, 300}) {
+    const auto bytes = [&](const StepFusion& fusion) {
+      return plan_forward(config, DType::bf16, model, prefill_shape(tokens), {}, fusion)
+          .activations.total_bytes();
+    };
+    for (const StepFusion& fusion : step_fusions(DType::bf16, model, tokens))
+      CHECK_LE(bytes(fusion), bytes({}));
+  }
+}
+
+TEST_CASE("the way to fuse is the one with the least sum of times") {
+  ModelConfig config = small_config();
+  config.intermediate_size = 176;
+  const ModelAddresses model = addresses(config);
+  std::map<std::string, double> us;  // by kernel or epilogue; what is not named takes 10
+  std::set<std::string> unknown;
+  const auto what = [](const std::string& family, const Params& p) {
+    if (family == "row") return p.at("kernel").get<std::string>();
+    if (family != "fused_gemm") return fmt::format("{} {}", family, p.value("n", 0));
+    return p.at("prologue").get<std::string>() + p.at("epilogue").get<std::string>() +
+           (p.at("k") == 176 ? " down" : "");
+  };
+  const ProblemTime measured = [&](const std::string& family,
+                                   const Params& p) -> std::optional<double> {
+    const std::string name = what(family, p);
+    if (unknown.contains(name) || unknown.contains("all")) return std::nullopt;
+    const auto found = us.find(name);
+    return found == us.end() ? 10 : found->second;
+  };
+  const ProblemTime estimated = [&](const std::string& family, const Params& p) {
+    return std::optional(family == "row" ? 2.0 : p.value("prologue", "") == "" ? 10.0 : 13.0);
+  };
+  const auto chosen = [&](int tokens) {
+    return choose_fusion(config, DType::bf16, model, decode_shape(tokens), measured, estimated);
+  };
+  // Products take as long with and without an expression, and a row kernel 2 us.
+  us = {{"add_rmsnorm", 2}, {"residual_rmsnorm", 2}, {"silu_mul_interleaved", 2}};
+  FusionChoice choice = chosen(1);
+  CHECK_EQ(choice.fusion, StepFusion{true, NormKernel::none, NormKernel::none});
+  CHECK(choice.measured);
+  // Three kernels in each of three layers, and the last norm is no slower.
+  CHECK(choice.saved_us == doctest::Approx(3 * 6));
+  CHECK_EQ(to_text(choice),
+           "gate_up computes SwiGLU; o adds to the residual stream; gate_up normalises its input; "
+           "down adds to the residual stream; qkv normalises its input | saves 18.0 us of a step, "
+           "measured");
+  // A prologue that costs more than the kernel it saves.
+  us["rmsnormcast"] = 13;
+  CHECK_EQ(chosen(1).fusion, StepFusion{true, NormKernel::none, NormKernel::adds});
+  us["swiglu"] = 13;
+  us["rmsnormswiglu"] = 15;
+  CHECK_EQ(chosen(1).fusion, StepFusion{});
+  CHECK_EQ(to_text(chosen(1)), "nothing");
+  us["add down"] = 9;
+  CHECK_EQ(chosen(256).fusion, StepFusion{false, NormKernel::adds, NormKernel::alone});
+  // What was not measured is not taken where the rest was, and estimates decide if nothing was.
+  us = {{"add_rmsnorm", 2}, {"residual_rmsnorm", 2}, {"silu_mul_interleaved", 2}};
+  unknown = {"rmsnormcast", "rmsnormswiglu"};
+  choice = chosen(1);
+  CHECK_EQ(choice.fusion, StepFusion{true, NormKernel::adds, NormKernel::adds});
+  CHECK(choice.measured);
+  unknown = {"all"};
+  choice = chosen(1);
+  CHECK_EQ(choice.fusion, StepFusion{true, NormKernel::adds, NormKernel::adds});
+  CHECK_FALSE(choice.measured);
+  CHECK(choice.saved_us == doctest::Approx(3 * 2));
+  // Nor is a product left unfused that was measured fused alone.
+  unknown = {"gemm 352"};
+  us["swiglu"] = 100;
+  CHECK(chosen(16).fusion.swiglu);
+}
+
+TEST_CASE("interleaved rows are 8 of each matrix in turn") {
+  constexpr std::size_t cols = 5, rows = 24;
+  std::vector<std::size_t> expected, got;  // matrix * 1000 + element
+  for (std::size_t group = 0; group < rows / 8; ++group)
+    for (std::size_t matrix = 0; matrix < 2; ++matrix)
+      for (std::size_t i = 0; i < 8 * cols; ++i)
+        expected.push_back(matrix * 1000 + group * 8 * cols + i);
+  for (const std::size_t piece : {1, 7, 40, 64, 240}) {  // elements copied at once at most
+    got.clear();
+    while (got.size() < 2 * rows * cols) {
+      const InterleavedRun run = interleaved_run(got.size(), cols);
+      for (std::size_t i = 0; i < std::min(run.count, piece); ++i)
+        got.push_back(run.matrix * 1000 + run.first + i);
+    }
+    CHECK_EQ(got, expected);
+  }
 }
 
 TEST_CASE("problems of a model are distinct, bucketed and counted") {

@@ -27,7 +27,10 @@ Params problem(const std::string& epilogue, int m, int n, int k, const std::stri
                 {"dtype", "bf16"},
                 {"prologue", prologue},
                 {"epilogue", epilogue}};
-  if (!prologue.empty()) out["eps"] = 1e-5;
+  if (!prologue.empty()) {
+    out["eps"] = 1e-5;
+    out["stream"] = "bf16";
+  }
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = param == "Q" ? "e4m3" : "bf16";
   return out;
@@ -176,11 +179,16 @@ TEST_CASE("what cannot be fused is refused with its reason") {
   GemmConfig wide = mma();
   wide.tile_m = 32;
   CHECK(mentions(refused(problem("cast", 4, 4096, 512, "rmsnorm"), wide), "tiles of 16 rows"));
+  Params stream = problem("cast", 1, 4096, 512, "rmsnorm");
+  stream["stream"] = "f32";
+  CHECK(mentions(refused(stream, mma()), "a stream in f32 is for gemv"));
+  CHECK_FALSE(refused(stream, gemv(2)));
+  CHECK_EQ(family().operands(stream)[0].dtype, DType::f32);
   GemmConfig library;
   library.kernel = "cublaslt";
   CHECK(mentions(refused(problem("cast", 4, 4096, 512), library), "computes no expressions"));
   Params half = problem("cast", 4, 4096, 512, "rmsnorm");
-  half["dtype"] = "f16";
+  half["dtype"] = half["stream"] = "f16";
   CHECK(mentions(family().unsupported(half, arch), "in bf16 alone"));
 
   Params wrong = problem("cast", 4, 4096, 512);
@@ -196,6 +204,8 @@ TEST_CASE("what cannot be fused is refused with its reason") {
   wrong["eps"] = 1e-5;
   CHECK_EQ(complaint(wrong), "a product with epilogue 'cast' and prologue '' has no field 'eps'");
   wrong["prologue"] = "rmsnorm";
+  wrong["stream"] = "f16";
+  CHECK_EQ(complaint(wrong), "'stream' should be bf16 or f32");
   wrong["eps"] = -1;
   CHECK_EQ(complaint(wrong), "'eps' should be between 0 and 1");
 }
@@ -233,4 +243,8 @@ TEST_CASE("fused kernels compile without spilling") {
   compiles(problem("swiglu_quantise", 64, 4112, 512), wgmma(), "sm_90a");
   compiles(problem("bias_gelu", 64, 4096, 512), wgmma(), "sm_90a");
   compiles(problem("swiglu", 1, 4096, 512, "rmsnorm"), gemv(4), "sm_90a");
+  Params stream = problem("swiglu", 1, 4096, 512, "rmsnorm");
+  stream["stream"] = "f32";
+  compiles(stream, gemv(4), "sm_90a");
+  compiles(stream, gemv(4), "sm_80");
 }

@@ -1,8 +1,11 @@
 #include <algorithm>
 #include <string>
+#include <tuple>
 #include <vector>
 
+#include "compiler/nvrtc.h"
 #include "runtime/base/error.h"
+#include "templates/embedded.h"
 #include "templates/gemm_wna16/gemm_wna16.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
 #include "templates/gemm_wna16/repack.h"
@@ -125,6 +128,79 @@ TEST_CASE("shapes that kernel order cannot hold are refused with a sentence") {
   CHECK(mentions(unsupported(problem(1, 64, 4160, 4, 128), arch),
                  "not a multiple of the group size 128"));
   CHECK_FALSE(unsupported(problem(1, 64, 4160, 4, 4160), arch));
+}
+
+TEST_CASE("slices refuses what its warps cannot hold or share") {
+  const Arch arch = parse_arch("sm_90a");
+  GemmWna16Config c;
+  c.kernel = "slices";
+  c.tile_m = 16, c.warps_k = 16, c.units = 4, c.stages = 3, c.blocks_per_sm = 1, c.cluster_k = 1;
+  const GemmWna16Problem p = problem(16, 4096, 4096);
+  CHECK_FALSE(reject_reason(p, c, arch));
+  CHECK(mentions(reject_reason(p, c, parse_arch("sm_80")), "sm_80 has no bulk copies"));
+  CHECK(mentions(reject_reason(problem(16, 4096, 4096, 4, 4096), c, arch), "not 4096"));
+  CHECK(mentions(reject_reason(problem(16, 4096, 4160, 4, 64), c, arch), "not a multiple of 128"));
+  const auto with = [&](auto change) {
+    GemmWna16Config other = c;
+    change(other);
+    return reject_reason(p, other, arch);
+  };
+  CHECK(mentions(with([](auto& o) { o.units = 1; }), "64 columns of a warp"));
+  CHECK(mentions(with([](auto& o) { o.tile_m = 8; }), "m = 16 is more than tile_m = 8"));
+  CHECK(mentions(with([](auto& o) { o.cluster_k = 2; }), "nothing for the last of 2 blocks"));
+  CHECK(mentions(with([](auto& o) { o.blocks_per_sm = 2; }), "shared memory"));
+  c.warps_k = 8, c.stages = 2, c.cluster_k = 2, c.blocks_per_sm = 2;
+  CHECK_FALSE(reject_reason(p, c, arch));
+  CHECK(mentions(reject_reason(problem(16, 4096, 4096, 4, 64), c, arch), "registers"));
+  CHECK(mentions(with([](auto& o) { o.split_k = 2; }), "split_k"));
+  CHECK(mentions(with([](auto& o) { o.stages = 8; }), "shared memory"));
+}
+
+TEST_CASE("slices gives each block of a cluster its part of k") {
+  const Arch arch = parse_arch("sm_90a");
+  GemmWna16Config c;
+  c.kernel = "slices";
+  c.tile_m = 16, c.warps_k = 8, c.units = 4, c.stages = 4, c.blocks_per_sm = 2, c.cluster_k = 2;
+  const GemmWna16Problem p = problem(16, 6144, 4096);
+  const LaunchPlan launch = plan(p, c, arch);
+  CHECK_EQ(launch.cluster, 2);
+  CHECK_EQ(launch.grid[0], 132);
+  CHECK_EQ(launch.block[0], 12 * 32);
+  CHECK_EQ(launch.workspace_bytes, 0);
+  CHECK_EQ(plan(problem(16, 16, 4096), c, arch).grid[0], 2);
+
+  const Wna16Slices s{6144, 4096, 4, 128, true, 16, 8, 4, 4, 2, 2};
+  CHECK_EQ(s.stage_bytes(), 16 * (1024 + 32 + 16));
+  CHECK_EQ(s.slices(), 2);
+  CHECK(s.holds_x());
+  // Of 80 registers for each of 12 warps the four helpers keep 32, the others take the rest.
+  CHECK_EQ(s.start_registers(), 80);
+  CHECK_EQ(s.math_registers(), 104);
+  CHECK_EQ(s.slots(66), 3);
+}
+
+TEST_CASE("slices compiles without spilling wherever there are bulk copies") {
+  static const Nvrtc nvrtc;
+  for (const char* arch_name : {"sm_90a", "sm_100a", "sm_120a"})
+    for (const auto& [tile_m, warps, spans, cluster, blocks] :
+         {std::tuple{16, 16, 2, 1, 1}, {16, 8, 2, 2, 2}, {16, 14, 1, 8, 1}, {1, 16, 1, 1, 2}})
+      for (const int bits : {4, 8}) {
+        const Arch arch = parse_arch(arch_name);
+        GemmWna16Config c;
+        c.kernel = "slices";
+        c.tile_m = tile_m, c.warps_k = warps, c.units = spans * bits / 2, c.stages = 2;
+        c.blocks_per_sm = blocks, c.cluster_k = cluster;
+        const auto p =
+            problem(tile_m, 4096, tile_m == 16 && warps != 14 ? 4096 : 14336, bits, 128, bits == 4);
+        if (reject_reason(p, c, arch)) continue;
+        INFO(arch.name(), " ", to_text(to_params(c)));
+        const KernelSource source = family.source(to_params(p), to_params(c), arch);
+        const KernelImage image = nvrtc.compile(
+            {std::string(family.name()), source.source, source.entry, arch, source.options},
+            embedded_templates());
+        CHECK_EQ(image.report.spill_store_bytes + image.report.spill_load_bytes, 0);
+        CHECK_EQ(image.report.stack_bytes, 0);
+      }
 }
 
 TEST_CASE("operands say where zero points are") {

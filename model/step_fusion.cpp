@@ -1,0 +1,65 @@
+#include "model/step_fusion.h"
+
+#include <algorithm>
+
+#include "autotune/problem.h"
+
+namespace quern {
+namespace {
+
+/// A product that normalises does so in every block anew, which is little beside its weights while
+/// the tokens are few.
+constexpr int kMaxNormalisedTokens = 4;
+
+bool can_normalise(DType dtype, int num_tokens) {
+  return dtype == DType::bf16 && bucket(num_tokens) <= kMaxNormalisedTokens;
+}
+
+}  // namespace
+
+std::string to_text(const StepFusion& fusion) {
+  std::vector<std::string> parts;
+  if (fusion.swiglu) parts.push_back("gate_up computes SwiGLU");
+  const auto add = [&](NormKernel kernel, const std::string& first, const std::string& second) {
+    if (kernel != NormKernel::adds) parts.push_back(first + " adds to the residual stream");
+    if (kernel == NormKernel::none) parts.push_back(second + " normalises its input");
+  };
+  add(fusion.post_norm, "o", "gate_up");
+  add(fusion.input_norm, "down", "qkv");
+  std::string out;
+  for (const std::string& part : parts) out += (out.empty() ? "" : "; ") + part;
+  return out.empty() ? "nothing" : out;
+}
+
+StepFusion served(StepFusion fusion, DType dtype, int num_tokens) {
+  const bool normalises = can_normalise(dtype, num_tokens);
+  if (fusion.post_norm == NormKernel::none && !(normalises && fusion.swiglu))
+    fusion.post_norm = NormKernel::alone;
+  if (fusion.input_norm == NormKernel::none && !normalises) fusion.input_norm = NormKernel::alone;
+  return fusion;
+}
+
+std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens) {
+  const auto any = [&](auto property) { return std::ranges::any_of(layout.layers, property); };
+  const auto kernels = [&](bool dense) {
+    std::vector<NormKernel> out{NormKernel::adds};
+    const bool normalises = can_normalise(dtype, num_tokens);
+    if (dense) out.push_back(NormKernel::alone);
+    if (dense && normalises) out.push_back(NormKernel::none);
+    return out;
+  };
+  std::vector<StepFusion> out;
+  const bool swiglu =
+      any([](const LayerAddresses& l) { return l.gate_up.front().interleaved; });
+  for (const NormKernel input_norm :
+       kernels(any([](const LayerAddresses& l) { return !l.down.quantised(); })))
+    for (const NormKernel post_norm :
+         kernels(any([](const LayerAddresses& l) { return !l.o.quantised(); })))
+      for (const bool with_swiglu : {false, true})
+        if (const StepFusion fusion{with_swiglu, post_norm, input_norm};
+            (swiglu || !with_swiglu) && served(fusion, dtype, num_tokens) == fusion)
+          out.push_back(fusion);
+  return out;
+}
+
+}  // namespace quern

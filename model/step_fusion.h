@@ -1,0 +1,38 @@
+#pragma once
+#include <string>
+#include <vector>
+
+#include "model/config.h"
+#include "model/weight_layout.h"
+#include "runtime/base/dtype.h"
+
+namespace quern {
+
+/// The row kernel between a product that adds to the residual stream (o, down) and the product that
+/// reads the sum, normalised (gate_up, the next layer's qkv).
+enum class NormKernel {
+  adds,   // adds what the product has stored to the stream and normalises the sum
+  alone,  // normalises: the product adds to the stream itself
+  none,   // there is none: the next product normalises what it reads
+};
+
+/// Which row kernels of a step are computed by its products instead (family fused_gemm).
+struct StepFusion {
+  bool swiglu = false;                       // by gate_up
+  NormKernel post_norm = NormKernel::adds;   // o to gate_up; none takes swiglu too
+  NormKernel input_norm = NormKernel::adds;  // down to qkv
+  bool operator==(const StepFusion&) const = default;
+};
+
+/// "gate_up computes SwiGLU; o adds to the residual stream; ..." or "nothing".
+std::string to_text(const StepFusion& fusion);
+
+/// What `fusion` comes to for steps of so many tokens with elements of `dtype`: what no kernel of
+/// the family serves is left to row kernels.
+StepFusion served(StepFusion fusion, DType dtype, int num_tokens);
+
+/// The fusions that are worth a measurement for steps of so many tokens, none at all first. Only
+/// products of elements can be fused, and of gate_up only one whose rows are interleaved.
+std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens);
+
+}  // namespace quern

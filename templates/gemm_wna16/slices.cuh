@@ -1,0 +1,557 @@
+// y[m, n] = x[m, k] · w[n, k]ᵀ with weights of 4 or 8 bits, for a few rows of x (m <= 16), from
+// sm_90 on: the shape of decoding, where each weight is read once and memory is the roof.
+//
+//   x [m, k], y [m, n]: row-major; bf16 or f16 in, the same or fp32 out; fp32 sums.
+//   codes, scales, zeros: kernel order (gemm_wna16_args.h), groups of 32, 64 or 128 columns, k a
+//   multiple of 128. m is an argument.
+//
+// A block walks over row tiles of 16. Each of its warps has slices of k of its own, 128 columns at
+// a time, for which it holds x as B fragments in registers for as long as it runs; where k is too
+// long for that, x is staged in shared memory. So nothing but codes moves, and the weights of a row
+// tile that a block needs are one contiguous piece of memory: one bulk copy a stage, and one for
+// the scales. Those copies begin before griddepcontrol.wait, because weights do not depend on the
+// previous kernel. w is the A operand of mma.m16n8k16, tokens are its N.
+//
+// The warps leave their sums of a row tile in shared memory, where further warps add them in order
+// of warp while the next row tile is multiplied. Blocks of a cluster share k as well: each sends
+// its sums to the one that stores the row tile (they take turns), which adds them in order of rank.
+// So results do not depend on timing, and nothing goes through global memory.
+//
+// Tunables (Config)
+//   tile_m         rows of x that are computed (1, 2, 4, 8, 16); rows from m on are not stored
+//   warps_k        warps that multiply, each with slices of its own
+//   units          units of 512 bytes of a warp in a stage, 128 columns or a multiple
+//   stages         depth of the ring
+//   cluster_k      blocks that share k
+//   blocks_per_sm  blocks whose registers fit an SM: with 2 the next kernel's can come in beside
+//                  this one's, and fill their rings
+//
+// 28672 x 4096, 16 tokens, one H200: the same split with x in shared memory is bound by ldmatrix,
+// and loads straight to registers instead of the ring took 1.3 times as long.
+//
+// Sources: PTX ISA 9.0, "st.async", "barrier.cluster", "setmaxnreg".
+#pragma once
+#include "common/grid.cuh"
+#include "common/mbarrier.cuh"
+#include "common/memory.cuh"
+#include "common/mma.cuh"
+#include "common/quad.cuh"
+#include "common/reduce.cuh"
+#include "common/tma.cuh"
+#include "common/types.cuh"
+#include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/gemm_wna16_args.h"
+
+namespace quern {
+
+template <class Problem, class Config>
+struct SlicesWna16 {
+  using T = typename Problem::Input;
+  using Out = typename Problem::Output;
+  static constexpr Wna16Slices kShape{
+      Problem::n,       Problem::k,      Problem::bits, Problem::group_size, Problem::zero_points,
+      Config::tile_m,   Config::warps_k, Config::units, Config::stages,      Config::blocks_per_sm,
+      Config::cluster_k};
+  static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
+  static constexpr int kGroup = Problem::group_size, kSpan = Wna16Slices::kSpan;
+  static constexpr bool kZeros = Problem::zero_points;
+  static constexpr int kM = Config::tile_m, kTokenTiles = kM > 8 ? 2 : 1;
+  static constexpr int kWarps = Config::warps_k, kStages = Config::stages;
+  static constexpr int kCluster = Config::cluster, kReducers = kShape.reducers();
+  static constexpr int kRowTiles = kShape.row_tiles();
+
+  static constexpr int kUnits = kSpan / wna16_unit_columns(kBits);  // of a span
+  static constexpr int kStepsOfUnit = wna16_unit_columns(kBits) / 16;
+  static constexpr int kGroups = kShape.groups(), kStepsOfGroup = kGroup / 16;
+  static constexpr int kCodeBytes = kUnits * kWna16UnitBytes;  // of a span
+  static constexpr int kScaleBytes = kGroups * 32, kZeroBytes = kZeros ? kGroups * 16 : 0;
+  static constexpr int kSpansK = kShape.spans_k(), kSpansWarp = kShape.spans_warp();
+  static constexpr int kStageSpans = kShape.stage_spans(), kStageBytes = kShape.stage_bytes();
+  static constexpr int kScalesAt = kStageSpans * kCodeBytes;
+  static constexpr int kZerosAt = kScalesAt + kStageSpans * kScaleBytes;
+  static constexpr int kSteps = kShape.steps(), kSlices = kShape.slices();
+  static constexpr bool kWhole = kSpansK == kSteps * kStageSpans * kCluster;
+  static constexpr bool kHeld = kShape.holds_x();
+  static constexpr int kStrideX = kShape.x_stride();
+  static constexpr int kSums = kShape.sums(), kVectors = kSums / 4;  // of a row tile
+  static constexpr int kBuffers = Wna16Slices::kBuffers;
+  /// Codes of 4 bits are multiplied with the offset that makes them floating-point numbers, which
+  /// the sum of x over the group takes off afterwards: a third fewer instructions.
+  static constexpr bool kRaised = kBits == 4;
+
+  static_assert(kM == 1 || kM == 2 || kM == 4 || kM == 8 || kM == 16, "tile_m is 1, 2, 4, 8 or 16");
+  static_assert(kK % kSpan == 0 && kSpan % kGroup == 0, "k is whole spans, a span whole groups");
+  static_assert(kSpansWarp >= 1, "a warp takes one span of k or more in a stage");
+  static_assert(kStages >= 2, "a ring has 2 or more stages");
+
+  /// Where everything lies in shared memory; barriers as shared addresses.
+  struct Shared {
+    unsigned char* ring;  // [stage]: codes, scales and zero points of its spans
+    float* partial;       // [buffer][warp][kSums]
+    float* slots;         // [own row tile][rank][kSums]
+    unsigned char* x;     // [tile_m][kStrideX], unless it is held
+    float* x_sums;        // [span of the block's share][group][tile_m]
+    u32 full, empty, partial_full, partial_empty, received;
+
+    __device__ __forceinline__ Shared(unsigned char* smem, int num_slots) : ring(smem) {
+      partial = reinterpret_cast<float*>(ring + kStages * kStageBytes);
+      slots = partial + kBuffers * kWarps * kSums;
+      x = reinterpret_cast<unsigned char*>(slots + num_slots * kCluster * kSums);
+      x_sums = reinterpret_cast<float*>(x + kShape.x_bytes());
+      full = (shared_address(x_sums + kShape.num_x_sums()) + 7) & ~7u;
+      empty = full + kStages * 8;
+      partial_full = empty + kStages * 8;
+      partial_empty = partial_full + kBuffers * 8;
+      received = partial_empty + kBuffers * 8;
+    }
+  };
+
+  /// Which row tiles are this block's: those of its cluster, every `clusters`-th from `first`.
+  struct Share {
+    int rank, first, clusters;
+    __device__ __forceinline__ Share()
+        : rank(kCluster == 1 ? 0 : static_cast<int>(cluster_rank())),
+          first(static_cast<int>(blockIdx.x) / kCluster),
+          clusters(static_cast<int>(gridDim.x) / kCluster) {}
+    /// The first span of the block's part of k.
+    __device__ __forceinline__ int first_span() const { return rank * kSteps * kStageSpans; }
+  };
+
+  /// A place in a ring of `count`, and the parity of its round.
+  template <int count>
+  struct Place {
+    int slot = 0;
+    u32 parity = 0;
+    __device__ __forceinline__ u32 of(u32 barriers) const {
+      return barriers + static_cast<u32>(slot * 8);
+    }
+    __device__ __forceinline__ void advance() {
+      if (++slot == count) slot = 0, parity ^= 1;
+    }
+  };
+
+  /// Keeps the ring full. One thread.
+  static __device__ __forceinline__ void produce(const GemmWna16Args& args, const Shared& sh,
+                                                 const Share& share) {
+    const u32 ring = shared_address(sh.ring);
+    Place<kStages> at;
+    for (int tile = share.first; tile < kRowTiles; tile += share.clusters)
+#pragma unroll 1
+      for (int step = 0; step < kSteps; ++step, at.advance()) {
+        barrier_wait(at.of(sh.empty), at.parity ^ 1);
+        const u32 full = at.of(sh.full), to = ring + static_cast<u32>(at.slot * kStageBytes);
+        const int first = share.first_span() + step * kStageSpans;
+        const int spans = kWhole ? kStageSpans : min(kStageSpans, kSpansK - first);
+        if (!kWhole && spans <= 0) {
+          barrier_arrive(full);
+          continue;
+        }
+        barrier_arrive_expect(full,
+                              static_cast<u32>(spans * (kCodeBytes + kScaleBytes + kZeroBytes)));
+        const i64 from = static_cast<i64>(tile) * kSpansK + first;
+        bulk_load(to, static_cast<const u8*>(args.codes) + from * kCodeBytes,
+                  static_cast<u32>(spans * kCodeBytes), full);
+        bulk_load(to + kScalesAt, static_cast<const u8*>(args.scales) + from * kScaleBytes,
+                  static_cast<u32>(spans * kScaleBytes), full);
+        if constexpr (kZeros)
+          bulk_load(to + kZerosAt, static_cast<const u8*>(args.zeros) + from * kZeroBytes,
+                    static_cast<u32>(spans * kZeroBytes), full);
+      }
+  }
+
+  /// x of one span as B fragments: [token tile][k16 step][2].
+  using SpanX = u32[kTokenTiles][kSpan / 16][2];
+  using Sums = float[kTokenTiles][4];
+
+  /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
+  /// each other's; adds it up over groups on the tensor cores.
+  static __device__ __forceinline__ void hold(const GemmWna16Args& args, int span, float* x_sums,
+                                              int lane, SpanX& b) {
+    const int row = lane / 4, t = lane % 4;
+    const T* x = static_cast<const T*>(args.x) + span * kSpan + t * 8;
+    Bytes<16> piece[kTokenTiles][4];
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        piece[j][p] = Bytes<16>{};
+        if (j * 8 + row < args.m && (kWhole || span < kSpansK))
+          piece[j][p] =
+              *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(j * 8 + row) * kK + p * 32);
+      }
+#pragma unroll
+    for (int j = 0; j < kTokenTiles; ++j) {
+#pragma unroll
+      for (int p = 0; p < 4; ++p) {
+        quad_transpose(piece[j][p].word, t);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece[j][p].word[i];
+      }
+      if constexpr (kRaised) {
+        const u32 ones[4] = {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>};
+#pragma unroll
+        for (int g = 0; g < kGroups; ++g) {
+          float sum[4] = {};
+#pragma unroll
+          for (int s = 0; s < kStepsOfGroup; ++s)
+            mma_m16n8k16<T>(sum, ones, b[j][g * kStepsOfGroup + s]);
+#pragma unroll
+          for (int c = 0; c < 2; ++c)
+            if (lane < 4 && j * 8 + 2 * t + c < kM) x_sums[g * kM + j * 8 + 2 * t + c] = sum[c];
+        }
+      }
+    }
+  }
+
+  /// Copies the block's share of x to shared memory, with zeros where it ends, and adds it up over
+  /// groups. The warps that multiply.
+  static __device__ __forceinline__ void stage_x(const GemmWna16Args& args, const Shared& sh,
+                                                 int column0) {
+    constexpr int kPieces = kShape.x_columns() / 8;  // of 16 bytes, in a row
+    constexpr int kMath = kWarps * kWarp;
+    const T* x = static_cast<const T*>(args.x);
+    const int thread = static_cast<int>(threadIdx.x);
+#pragma unroll 4
+    for (int first = 0; first < kM * kPieces; first += kMath) {
+      const int i = first + thread, row = i / kPieces, column = i % kPieces * 8;
+      Bytes<16> value{};
+      if (i < kM * kPieces && row < args.m && column0 + column < kK)
+        value =
+            *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(row) * kK + column0 + column);
+      float total = 0.0f;
+#pragma unroll
+      for (int w = 0; w < 4; ++w) {
+        float low, high;
+        unpack2<T>(value.word[w], low, high);
+        total += low + high;
+      }
+      total = warp_reduce<Sum, kGroup / 8>(total);
+      if (i >= kM * kPieces) continue;
+      *reinterpret_cast<Bytes<16>*>(sh.x + row * kStrideX + column * 2) = value;
+      if (column % kGroup == 0) sh.x_sums[column / kGroup * kM + row] = total;
+    }
+  }
+
+  /// Adds the products of one span, the stage's `index`-th. `x_sums` are those of the span.
+  static __device__ __forceinline__ void multiply(const unsigned char* stage, int index,
+                                                  const SpanX& x, const float* x_sums, int lane,
+                                                  Sums& sum) {
+    Bytes<16> codes[kUnits];
+#pragma unroll
+    for (int u = 0; u < kUnits; ++u)
+      codes[u] = *reinterpret_cast<const Bytes<16>*>(stage + index * kCodeBytes +
+                                                     u * kWna16UnitBytes + lane * 16);
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) {
+      const int group = index * kGroups + g;
+      u32 zero = kBits == 4 ? 0x0808u : 0x8080u;
+      if constexpr (kZeros)
+        zero = *reinterpret_cast<const u16*>(stage + kZerosAt + group * 16 + lane / 4 * 2);
+      ZeroPoints<T, kBits> zeros;
+      if constexpr (!kRaised) zeros.set(zero);
+      float part[kTokenTiles][4] = {};
+#pragma unroll
+      for (int s = g * kStepsOfGroup; s < (g + 1) * kStepsOfGroup; ++s) {
+        u32 a[4];
+        if constexpr (kRaised)
+          RaisedCodes<T>::make(codes[s / kStepsOfUnit].word, s % kStepsOfUnit, a);
+        else
+          dequantise<T, kBits, !kZeros>(codes[s / kStepsOfUnit].word, s % kStepsOfUnit, zeros, a);
+#pragma unroll
+        for (int j = 0; j < kTokenTiles; ++j) mma_m16n8k16<T>(part[j], a, x[j][s]);
+      }
+      float scale[2], offset[2] = {};
+      unpack2<T>(*reinterpret_cast<const u32*>(stage + kScalesAt + group * 32 + lane / 4 * 4),
+                 scale[0], scale[1]);
+      if constexpr (kRaised) {
+#pragma unroll
+        for (int r = 0; r < 2; ++r) {
+          // scale * factor * (part + offset / factor * x_sum), one instruction less a sum
+          const float code_offset =
+              RaisedCodes<T>::offset(r) + static_cast<float>(zero >> (8 * r) & 0xffu);
+          offset[r] = code_offset * (-1.0f / RaisedCodes<T>::factor(r));
+          scale[r] *= RaisedCodes<T>::factor(r);
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+        for (int c = 0; c < 4; c += kM == 1 ? 2 : 1) {
+          float value = part[j][c];
+          if constexpr (kRaised) {
+            const int token = j * 8 + lane % 4 * 2 + c % 2;
+            value =
+                fmaf(offset[c / 2], x_sums[g * kM + (kM >= 8 ? token : min(token, kM - 1))], value);
+          }
+          sum[j][c] = fmaf(value, scale[c / 2], sum[j][c]);
+        }
+    }
+  }
+
+  /// Lanes of four that hold sums of tokens that count. A vector is what one of them leaves of a
+  /// token tile; where there is one token, two rows' share one.
+  static constexpr int kQuadLanes = kM >= 8 ? 4 : kM == 4 ? 2 : 1;
+
+  /// Leaves a warp's sums of a row tile for those who add them, as [token tile][g][lane of four].
+  static __device__ __forceinline__ void leave(const Shared& sh, Place<kBuffers>& buffer, int warp,
+                                               int lane, const Sums& sum) {
+    barrier_wait(buffer.of(sh.partial_empty), buffer.parity ^ 1);
+    float* mine = sh.partial + (buffer.slot * kWarps + warp) * kSums;
+    const int g = lane / 4, t = lane % 4;
+    if constexpr (kM == 1) {
+      if (t == 0) store_vec<float, 2>(mine + g * 2, {sum[0][0], sum[0][2]});
+    } else {
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j)
+        if (kQuadLanes == 4 || t < kQuadLanes)
+          store_vec<float, 4>(mine + ((j * 8 + g) * kQuadLanes + t) * 4,
+                              {sum[j][0], sum[j][1], sum[j][2], sum[j][3]});
+    }
+    __syncwarp();
+    if (lane == 0) barrier_arrive(buffer.of(sh.partial_full));
+    buffer.advance();
+  }
+
+  static __device__ __forceinline__ void math(const GemmWna16Args& args, const Shared& sh,
+                                              const Share& share) {
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const int warp = static_cast<int>(threadIdx.x / kWarp);
+    // Of the block's part of k, the place of the warp's slice.
+    const auto span_of = [&](int slice) {
+      return slice / kSpansWarp * kStageSpans + warp * kSpansWarp + slice % kSpansWarp;
+    };
+    const auto sums_of = [&](int span) { return sh.x_sums + span * kGroups * kM; };
+    pdl_wait();
+    SpanX held[kHeld ? kSlices : 1];
+    u32 x_lane = 0;
+    if constexpr (kHeld) {
+#pragma unroll
+      for (int i = 0; i < kSlices; ++i)
+        hold(args, share.first_span() + span_of(i), sums_of(span_of(i)), lane, held[i]);
+      __syncwarp();
+    } else {
+      stage_x(args, sh, share.first_span() * kSpan);
+      named_sync(1, kWarps * kWarp);
+      // ldmatrix takes the address of row lane % 8 at columns lane / 8 * 8; rows that are not there
+      // are as good as any other, because nobody reads their sums.
+      x_lane = shared_address(sh.x) +
+               static_cast<u32>(lane % 8 < kM ? lane % 8 : kM - 1) * kStrideX +
+               static_cast<u32>(lane / 8 * 16);
+    }
+    Place<kStages> at;
+    Place<kBuffers> buffer;
+    for (int tile = share.first; tile < kRowTiles; tile += share.clusters) {
+      Sums sum = {};
+      const auto take = [&](int step) {
+        barrier_wait(at.of(sh.full), at.parity);
+        const unsigned char* stage = sh.ring + at.slot * kStageBytes;
+#pragma unroll
+        for (int s = 0; s < kSpansWarp; ++s) {
+          const int slice = step * kSpansWarp + s, span = span_of(slice);
+          if (!kWhole && share.first_span() + span >= kSpansK) continue;
+          const int index = warp * kSpansWarp + s;
+          if constexpr (kHeld) {
+            multiply(stage, index, held[slice], sums_of(span), lane, sum);
+          } else {
+#pragma unroll
+            for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+              for (int i = 0; i < kSpan / 16; i += 2) {
+                u32 b[4];
+                ldmatrix_x4(
+                    b, x_lane + static_cast<u32>(j * 8 * kStrideX + (span * kSpan + i * 16) * 2));
+#pragma unroll
+                for (int r = 0; r < 4; ++r) held[0][j][i + r / 2][r % 2] = b[r];
+              }
+            multiply(stage, index, held[0], sums_of(span), lane, sum);
+          }
+        }
+        __syncwarp();
+        if (lane == 0) barrier_arrive(at.of(sh.empty));
+        at.advance();
+      };
+      if constexpr (kHeld) {
+#pragma unroll
+        for (int step = 0; step < kSteps; ++step) take(step);
+      } else {
+#pragma unroll 1
+        for (int step = 0; step < kSteps; ++step) take(step);
+      }
+      leave(sh, buffer, warp, lane, sum);
+    }
+  }
+
+  /// Stores vector `f` of a row tile.
+  static __device__ __forceinline__ void store(const GemmWna16Args& args, int tile, int f,
+                                               const float (&v)[4]) {
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      int token = 0, row = 2 * f + c / 2 + c % 2 * 8;
+      if constexpr (kM > 1) {
+        token = f / kQuadLanes / 8 * 8 + 2 * (f % kQuadLanes) + c % 2;
+        row = f / kQuadLanes % 8 + c / 2 * 8;
+      }
+      if (token < args.m)
+        static_cast<Out*>(args.y)[static_cast<i64>(token) * kN + tile * 16 + row] =
+            from_f32<Out>(v[c]);
+    }
+  }
+
+  /// One of kReducers warps, which share the vectors of a row tile.
+  struct Reducer {
+    static constexpr int kOwn = kVectors / kReducers;
+    static constexpr int kLanes = kOwn < kWarp ? kOwn : kWarp, kPerLane = kOwn / kLanes;
+    /// Where a warp has fewer vectors than lanes, groups of lanes take a part of the warps each.
+    static constexpr int groups() {
+      int groups = 1;
+      while (2 * groups * kLanes <= kWarp && 2 * groups <= kWarps) groups *= 2;
+      return groups;
+    }
+    static constexpr int kLaneGroups = groups(), kWarpsOfGroup = ceil_div(kWarps, kLaneGroups);
+    using Totals = float[kPerLane][4];
+
+    const GemmWna16Args& args;
+    const Shared& sh;
+    const Share& share;
+    int lane, first;  // vector of the lane
+
+    __device__ __forceinline__ Reducer(const GemmWna16Args& a, const Shared& s, const Share& mine,
+                                       int index)
+        : args(a),
+          sh(s),
+          share(mine),
+          lane(static_cast<int>(threadIdx.x % kWarp)),
+          first(index * kOwn + lane % kLanes) {}
+
+    /// Adds the warps' sums in order.
+    __device__ __forceinline__ void add(const float* from, Totals& total) const {
+      const int group = lane / kLanes;
+      if (kLaneGroups * kLanes == kWarp || group < kLaneGroups)
+#pragma unroll
+        for (int w = 0; w < kWarpsOfGroup; ++w) {
+          const int warp = group * kWarpsOfGroup + w;
+          if (kWarps % kLaneGroups != 0 && warp >= kWarps) continue;
+#pragma unroll
+          for (int p = 0; p < kPerLane; ++p) {
+            const auto part = load_vec<float, 4>(from + warp * kSums + (first + p * kWarp) * 4);
+#pragma unroll
+            for (int c = 0; c < 4; ++c) total[p][c] += part.element[c];
+          }
+        }
+    }
+    __device__ __forceinline__ void add_lane_groups(Totals& total) const {
+#pragma unroll
+      for (int offset = kLanes; offset < kLanes * kLaneGroups; offset *= 2)
+#pragma unroll
+        for (int c = 0; c < 4; ++c)
+          total[0][c] += __shfl_xor_sync(0xffffffffu, total[0][c], offset);
+    }
+
+    /// Sends the block's sums of a row tile to the block that stores it.
+    __device__ __forceinline__ void send(int owner, int slot, const Totals& total) const {
+      if (lane >= kLanes) return;
+#pragma unroll
+      for (int p = 0; p < kPerLane; ++p) {
+        float* to = sh.slots + (slot * kCluster + share.rank) * kSums + (first + p * kWarp) * 4;
+        if (owner == share.rank)
+          store_vec<float, 4>(to, {total[p][0], total[p][1], total[p][2], total[p][3]});
+        else
+          store_at(address_at(shared_address(to), static_cast<u32>(owner)), total[p],
+                   address_at(sh.received + static_cast<u32>(slot * 8), static_cast<u32>(owner)));
+      }
+    }
+    /// Adds the cluster's sums of an own row tile in order of rank, and stores the results.
+    __device__ __forceinline__ void collect(int slot) const {
+      barrier_wait(sh.received + static_cast<u32>(slot * 8), 0);
+      if (lane >= kLanes) return;
+      const int tile = share.first + (slot * kCluster + share.rank) * share.clusters;
+#pragma unroll
+      for (int p = 0; p < kPerLane; ++p) {
+        const float* from = sh.slots + slot * kCluster * kSums + (first + p * kWarp) * 4;
+        float total[4] = {};
+#pragma unroll
+        for (int r = 0; r < kCluster; ++r) {
+          const auto part = load_vec<float, 4>(from + r * kSums);
+#pragma unroll
+          for (int c = 0; c < 4; ++c) total[c] += part.element[c];
+        }
+        store(args, tile, first + p * kWarp, total);
+      }
+    }
+
+    __device__ __forceinline__ void run() const {
+      pdl_wait();
+      if constexpr (kCluster > 1) cluster_wait();
+      Place<kBuffers> buffer;
+      int i = 0;  // row tiles of the cluster
+      for (int tile = share.first; tile < kRowTiles; tile += share.clusters, ++i) {
+        barrier_wait(buffer.of(sh.partial_full), buffer.parity);
+        Totals total = {};
+        add(sh.partial + buffer.slot * kWarps * kSums, total);
+        __syncwarp();
+        if (lane == 0) barrier_arrive(buffer.of(sh.partial_empty));
+        buffer.advance();
+        add_lane_groups(total);
+        if constexpr (kCluster == 1) {
+          if (lane < kLanes)
+#pragma unroll
+            for (int p = 0; p < kPerLane; ++p) store(args, tile, first + p * kWarp, total[p]);
+        } else {
+          const int owner = i % kCluster, slot = i / kCluster;
+          send(owner, slot, total);
+          // The own row tile before this one: its sums will have come by now.
+          if (owner == share.rank && slot > 0) collect(slot - 1);
+        }
+      }
+      if constexpr (kCluster > 1)
+        if (i > share.rank) collect((i - 1 - share.rank) / kCluster);
+    }
+  };
+
+  static __device__ __forceinline__ void init_barriers(const Shared& sh, int num_slots) {
+#pragma unroll
+    for (int s = 0; s < kStages; ++s) {
+      barrier_init(sh.full + static_cast<u32>(s * 8), 1);
+      barrier_init(sh.empty + static_cast<u32>(s * 8), kWarps);
+    }
+#pragma unroll
+    for (int s = 0; s < kBuffers; ++s) {
+      barrier_init(sh.partial_full + static_cast<u32>(s * 8), kWarps);
+      barrier_init(sh.partial_empty + static_cast<u32>(s * 8), kReducers);
+    }
+    for (int s = 0; s < num_slots; ++s) barrier_init(sh.received + static_cast<u32>(s * 8), 1);
+    barrier_init_fence();
+    for (int s = 0; s < num_slots; ++s)
+      barrier_arrive_expect(sh.received + static_cast<u32>(s * 8), (kCluster - 1) * kSums * 4);
+  }
+
+  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+    const Share share;
+    // As Wna16Slices::slots() has it.
+    const int num_slots =
+        kCluster == 1 ? 0 : ceil_div(ceil_div(kRowTiles, share.clusters), kCluster);
+    const Shared sh(smem, num_slots);
+    const int warp = static_cast<int>(threadIdx.x / kWarp);
+    pdl_launch_dependents();
+    if (threadIdx.x == kWarps * kWarp) init_barriers(sh, num_slots);
+    __syncthreads();
+    if constexpr (kCluster > 1) cluster_arrive();
+    if (warp < kWarps) {
+      if constexpr (kShape.moves_registers()) take_registers<kShape.math_registers()>();
+      math(args, sh, share);
+    } else {
+      if constexpr (kShape.moves_registers()) give_registers<Wna16Slices::kHelperRegisters>();
+      if (threadIdx.x == kWarps * kWarp)
+        produce(args, sh, share);
+      else if (warp > kWarps && warp <= kWarps + kReducers)
+        Reducer(args, sh, share, warp - kWarps - 1).run();
+    }
+    if constexpr (kCluster > 1) {
+      // Reducers have waited: they alone touch another block's memory.
+      __syncwarp();
+      if (warp <= kWarps || warp > kWarps + kReducers) cluster_wait();
+    }
+  }
+};
+
+}  // namespace quern
