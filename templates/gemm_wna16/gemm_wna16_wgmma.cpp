@@ -193,7 +193,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
         for (const int units : {1, 2, 4, 8})
           for (const int tma_store : {0, 1})
             for (const int group_m : {1, 4, 8, 16}) {
-              if (group_m > 1 && group_m / 2 >= rows) break;  // the same as fewer
+              if (group_m / 4 >= rows) break;  // the same as fewer
               GemmWna16Config c;
               c.kernel = "wgmma";
               c.tile_m = tile_m, c.tile_n = shape.tile_n, c.warps_n = shape.warps_n;
@@ -202,6 +202,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
               c.cluster_n = sharing.cluster_n, c.cluster_k = sharing.cluster_k;
               c.group_m = group_m, c.tma_store = tma_store;
               c.stages = deepest_ring(p, c);
+              if (c.stages < 3 && units > 1) continue;  // it would wait for copies
               points.push_back(c);
             }
   }
@@ -220,7 +221,6 @@ std::optional<std::string> wasteful_wgmma(const GemmWna16Problem& p, const GemmW
       wna16_wgmma_stage_bytes(p.bits, p.group_size, p.zero_points, c.tile_m, c.tile_n, c.units);
   if (in_flight < 24 << 10 && p.k >= 1024)
     return fmt::format("{} bytes in flight for a block are too few", in_flight);
-  if (c.stages < 3 && c.units > 1 && p.k >= 1024) return "a ring of two stages waits for copies";
   const double rows = ceil_ratio(p.m, c.tile_m);
   if (rows > 8 && c.tile_m < 128)
     return fmt::format("{} tiles of tokens make fragments of the same weights", rows);
@@ -257,7 +257,7 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   // A stage begins with reading codes, which the products under way hide if they are long.
   const double begin = 6000.0 / c.tile_m / clocks_per_us;
   // Blocks that fill one another's stages wait for one another.
-  const double together = c.cluster_m * c.cluster_n > 1 ? 1.02 : 1;
+  const double together = c.cluster_m * c.cluster_n > 1 ? 1.06 : 1;
   const double step = overlapped({dram, l2, (math + begin) * together});
   const double elements = c.tile_m * c.tile_n, sums = elements * 4;
   double finish = 0.3;
