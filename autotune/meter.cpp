@@ -1,7 +1,11 @@
 #include "autotune/meter.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <string>
 
 #include "runtime/base/error.h"
 
@@ -65,8 +69,8 @@ double Meter::time_us(const Replay& replay) {
 /// Whole rounds of the sets, so that one replay leaves the cache as the next one finds it.
 std::size_t Meter::nodes_for(double us_per_node) const {
   const double us = us_per_node * static_cast<double>(num_sets());
-  const auto rounds = static_cast<std::size_t>(
-      std::clamp(std::ceil(kReplayUs / std::max(us, 1e-3)), 1.0, 1e6));
+  const auto rounds =
+      static_cast<std::size_t>(std::clamp(std::ceil(kReplayUs / std::max(us, 1e-3)), 1.0, 1e6));
   return num_sets() * std::min(rounds, std::max<std::size_t>(1, kMaxNodes / num_sets()));
 }
 
@@ -126,24 +130,43 @@ std::size_t Meter::run(std::size_t id, const ReadyKernel& kernel, double us) {
   return count * replay.num_nodes;
 }
 
-std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
-                                 const Params& problem, std::span<const Params> configs,
-                                 int rounds) {
-  constexpr int kSamples = 3;  // of one config in a round
+std::vector<Timing> time_in_turns(KernelLibrary& library, std::span<const Contender> contenders,
+                                  int rounds) {
+  constexpr int kSamples = 3;  // of one contender in a round
+  struct Place {               // of one problem
+    Gate operands;
+    Meter meter;
+    Place(KernelLibrary& kernels, const Contender& first, const Stream& stream)
+        : operands(kernels, *first.family, first.problem, stream, Gate::Use::operands_only),
+          meter(kernels.context(), operands, stream) {}
+  };
   const Stream stream;
-  Gate operands(library, family, problem, stream, Gate::Use::operands_only);
-  Meter meter(library.context(), operands, stream);
+  std::map<std::string, std::unique_ptr<Place>> places;
+  std::vector<Meter*> meters;
   std::vector<ReadyKernel> kernels;
-  for (const Params& config : configs) kernels.push_back(library.load(family, problem, config));
+  for (const Contender& c : contenders) {
+    auto& place = places[fmt::format("{} {}", c.family->name(), to_key(c.problem))];
+    if (!place) place = std::make_unique<Place>(library, c, stream);
+    meters.push_back(&place->meter);
+    kernels.push_back(library.load(*c.family, c.problem, c.config));
+  }
   std::vector<std::vector<double>> samples(kernels.size());
   for (int round = -1; round < rounds; ++round)
     for (std::size_t i = 0; i < kernels.size(); ++i) {
       if (round == 0) samples[i].clear();
-      meter.measure(i, kernels[i], kSamples, samples[i]);
+      meters[i]->measure(i, kernels[i], kSamples, samples[i]);
     }
   std::vector<Timing> timings;
   for (std::vector<double>& some : samples) timings.push_back(summarize(std::move(some)));
   return timings;
+}
+
+std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
+                                 const Params& problem, std::span<const Params> configs,
+                                 int rounds) {
+  std::vector<Contender> contenders;
+  for (const Params& config : configs) contenders.push_back({&family, problem, config});
+  return time_in_turns(library, contenders, rounds);
 }
 
 }  // namespace quern

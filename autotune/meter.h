@@ -24,9 +24,9 @@ class Meter {
 
   /// Captures the kernel's graph, if it is known how long one has to be. Launches nothing.
   void prepare(std::size_t id, const ReadyKernel& kernel);
-  /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay; a third
-  /// of them where a replay is long. `id`
-  /// names the kernel, whose graph is kept. Throws CudaError.
+  /// Appends `num_samples` times of one launch in microseconds, each the mean over a replay; a
+  /// third of them where a replay is long. `id` names the kernel, whose graph is kept. Throws
+  /// CudaError.
   void measure(std::size_t id, const ReadyKernel& kernel, int num_samples,
                std::vector<double>& samples_us);
   /// Keeps the device busy with the kernel for `us` or a replay more, and waits for it. Returns the
@@ -53,9 +53,17 @@ class Meter {
   std::map<std::size_t, Replay> replays_;
 };
 
-/// Times configs of one problem against each other, on operands of its own: `rounds` rounds in
-/// which everybody runs a few replays, after one that does not count. One timing for each config.
+/// Who takes part in a comparison.
+struct Contender {
+  const Family* family;
+  Params problem, config;
+};
+/// Times contenders against each other, those of one problem on the same operands: `rounds` rounds
+/// in which everybody runs a few replays, after one that does not count. One timing for each.
 /// Throws CompileError, OutOfMemoryError, CudaError.
+std::vector<Timing> time_in_turns(KernelLibrary& library, std::span<const Contender> contenders,
+                                  int rounds = 11);
+/// The same for configs of one problem.
 std::vector<Timing> time_configs(KernelLibrary& library, const Family& family,
                                  const Params& problem, std::span<const Params> configs,
                                  int rounds = 11);
