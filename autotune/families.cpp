@@ -13,6 +13,7 @@
 #include "templates/gemm_wna16/repack.h"
 #include "templates/rope/rope_append.h"
 #include "templates/sampling/sampling.h"
+#include "templates/utility/library_product.h"
 #include "templates/utility/utility.h"
 
 namespace quern {
@@ -32,6 +33,7 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   families.push_back(std::make_unique<SamplingFamily>());
   families.push_back(make_fill_family());
   families.push_back(make_stream_family());
+  families.push_back(make_library_product_family());
   return families;
 }
 

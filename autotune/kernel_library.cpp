@@ -14,6 +14,14 @@
 
 namespace quern {
 
+namespace {
+
+MatmulShape matmul_shape(const LibraryMatmul& m) {
+  return {m.m, m.n, m.k, m.input, m.output, m.scaled, m.fast_sums};
+}
+
+}  // namespace
+
 struct BoundKernel::Kernel {
   const Family& family;
   Params problem, config;
@@ -73,7 +81,7 @@ BoundKernel ReadyKernel::bind(const Params& problem) const {
   bound.problem_ = problem;
   if (kernel_->cublas) {
     const LibraryMatmul matmul = family.library_matmul(problem, config);
-    bound.shape_ = {matmul.m, matmul.n, matmul.k, matmul.input, matmul.output, matmul.scaled};
+    bound.shape_ = matmul_shape(matmul);
     bound.rank_ = matmul.rank;
     if (const std::size_t bytes = kernel_->cublas->workspace_bytes(bound.shape_, bound.rank_))
       bound.workspace_bytes_ = Workspace::kCounterBytes + bytes;
@@ -107,8 +115,7 @@ std::optional<std::string> KernelLibrary::refusal(const Family& family, const Pa
   if (!family.is_library(config)) return std::nullopt;
   if (!cublas()) return "cuBLASLt is not installed";
   const LibraryMatmul m = family.library_matmul(problem, config);
-  const int offered =
-      cublas()->num_algorithms({m.m, m.n, m.k, m.input, m.output, m.scaled}, m.rank + 1);
+  const int offered = cublas()->num_algorithms(matmul_shape(m), m.rank + 1);
   if (m.rank >= offered) return fmt::format("cuBLASLt offers only {} algorithms", offered);
   return std::nullopt;
 }

@@ -6,6 +6,8 @@
 
 #include "runtime/base/error.h"
 #include "templates/gemm/gemm.h"
+#include "templates/gemm_w8a8/gemm_w8a8.h"
+#include "templates/utility/library_product.h"
 #include "templates/utility/utility.h"
 
 namespace quern {
@@ -59,6 +61,10 @@ ordered_json to_json(const ProductResult& r) {
     out["cublaslt"] = to_json(r.library);
     out["cublaslt"]["config"] = r.library_config;
   }
+  if (r.quick.num_samples > 0) {
+    out["cublaslt_quick"] = to_json(r.quick);
+    out["cublaslt_quick"]["config"] = r.quick_config;
+  }
   if (r.dense.num_samples > 0) out["cublaslt_dense"] = to_json(r.dense);
   if (r.alone.num_samples > 0) out["alone"] = to_json(r.alone);
   return out;
@@ -96,6 +102,24 @@ std::vector<Contestant> ProductBench::dense_rivals(const Params& problem) {
   return dense_rivals_[to_key(same)] = best;
 }
 
+/// cuBLASLt's algorithms for less than the problem asks, where it has some.
+std::vector<Contestant> ProductBench::quick_rivals(const Params& problem) {
+  LibraryProductProblem p;
+  p.m = problem.at("m"), p.n = problem.at("n"), p.k = problem.at("k");
+  if (problem.at("dtype") == "e4m3") {
+    p.dtype = DType::e4m3;
+    p.out_dtype = from_params<GemmW8A8Problem>(problem).out_dtype;
+  }
+  const Family& family = library_.families().at("library_product");
+  const Params same = to_params(p);
+  std::vector<Contestant> out;
+  for (int algorithm = 0; algorithm < kAlgorithms; ++algorithm) {
+    const Params config = {{"algorithm", algorithm}};
+    if (!library_.refusal(family, same, config)) out.push_back({&family, same, config});
+  }
+  return out;
+}
+
 double ProductBench::read_us(double bytes) {
   StreamProblem p;
   p.words = std::max<std::int64_t>(1, static_cast<std::int64_t>(bytes / 16));
@@ -130,33 +154,41 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
       libraries.push_back(config);
   }
   std::vector<Contestant> all;
-  for (const auto* configs : {&own, &libraries})
-    for (const Params& config : *configs) all.push_back({&family, tuned.problem, config});
-  const std::size_t num_own_family = all.size();
-  if (tuned.family != "gemm")
-    for (const Contestant& rival : dense_rivals(tuned.problem)) all.push_back(rival);
-  const std::size_t num_rivals = all.size();
+  for (const Params& config : own) all.push_back({&family, tuned.problem, config});
+  for (const Params& config : libraries) all.push_back({&family, tuned.problem, config});
+  const auto join = [&](const std::vector<Contestant>& rivals) {
+    all.insert(all.end(), rivals.begin(), rivals.end());
+    return rivals.size();
+  };
+  const std::size_t num_quick = tuned.family == "gemm_w8a8" ? join(quick_rivals(tuned.problem)) : 0;
+  const std::size_t num_dense = tuned.family == "gemm" ? 0 : join(dense_rivals(tuned.problem));
   if (tuned.family == "fused_gemm") {
-    const Family& gemm = library_.families().at("gemm");
     const Params plain = plain_product(tuned.problem);
-    all.push_back({&gemm, plain, library_.get("gemm", plain).config()});
+    join({{&library_.families().at("gemm"), plain, library_.get("gemm", plain).config()}});
   }
   const std::vector<Timing> timings = time_in_turns(library_, all, kRounds);
-  const std::span<const Timing> times = timings;
-  const auto of_own = times.first(own.size());
+  std::span<const Timing> left = timings;
+  const auto next = [&](std::size_t count) {
+    const auto some = left.first(count);
+    left = left.subspan(count);
+    return some;
+  };
+  const auto of_own = next(own.size()), of_libraries = next(libraries.size());
   out.config = own[fastest(of_own)];
   out.timing = of_own[fastest(of_own)];
-  const auto of_libraries = times.subspan(own.size(), libraries.size());
   if (!of_libraries.empty()) {
     out.library_config = libraries[fastest(of_libraries)];
     out.library = of_libraries[fastest(of_libraries)];
   }
-  const auto of_dense = times.subspan(num_own_family, num_rivals - num_own_family);
-  if (tuned.family == "gemm")
-    out.dense = out.library;
-  else if (!of_dense.empty())
-    out.dense = of_dense[fastest(of_dense)];
-  if (num_rivals < all.size()) out.alone = timings.back();
+  if (const auto of_quick = next(num_quick); !of_quick.empty()) {
+    out.quick = of_quick[fastest(of_quick)];
+    out.quick_config = all[own.size() + libraries.size() + fastest(of_quick)].config;
+  }
+  const auto of_dense = next(num_dense);
+  out.dense = tuned.family == "gemm" ? out.library
+              : of_dense.empty()     ? Timing{}
+                                     : of_dense[fastest(of_dense)];
+  if (!left.empty()) out.alone = left.front();
   out.read_us = read_us(out.cost.bytes);
   return out;
 }

@@ -24,6 +24,11 @@ struct ProductResult {
   /// The best of cuBLASLt's algorithms for the same problem, where it has one.
   Params library_config;
   Timing library;
+  /// The best of cuBLASLt's algorithms where it is asked for less
+  /// (templates/utility/library_product.h): unscaled sums of integers, and sums of e4m3 that are
+  /// not promoted.
+  Params quick_config;
+  Timing quick;
   Timing dense;  // the best of cuBLASLt's for bf16 or f16 inputs and weights of the same shape
   Timing alone;  // of a fused product: the same product as family "gemm" computes it
   double read_us = 0;        // of a kernel that only reads as many bytes
@@ -48,6 +53,7 @@ class ProductBench {
 
  private:
   std::vector<Contestant> dense_rivals(const Params& problem);
+  std::vector<Contestant> quick_rivals(const Params& problem);
   double read_us(double bytes);
 
   KernelLibrary& library_;

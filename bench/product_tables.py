@@ -39,7 +39,7 @@ def roof_share(result, bytes_per_second):
 def table(report):
     rows = report["results"]
     rivals = [(key, title) for key, title in
-              (("cublaslt", "cuBLASLt"), ("cublaslt_precise", "cuBLASLt, precise sums"),
+              (("cublaslt", "cuBLASLt"), ("cublaslt_quick", "cuBLASLt, unscaled or unpromoted"),
                ("cublaslt_dense", "cuBLASLt bf16"), ("alone", "the product alone"))
               if any(key in r for r in rows)
               and not (key == "cublaslt_dense" and report["variant"] == "bf16")]

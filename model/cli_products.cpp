@@ -121,9 +121,10 @@ std::string short_config(const Params& config) {
 
 std::string product_table(const std::vector<ProductResult>& results, const Roofs& roofs,
                           const Family& family) {
-  Table table({"product", "rows", "n", "k", "us", "+-", "TB/s", "TFLOP/s", "% of roof",
-               "of reading", "cuBLASLt us", "of cuBLASLt", "of its bf16", "of alone", "config"},
-              true);
+  Table table(
+      {"product", "rows", "n", "k", "us", "+-", "TB/s", "TFLOP/s", "% of roof", "of reading",
+       "cuBLASLt us", "of cuBLASLt", "quick us", "of quick", "of its bf16", "of alone", "config"},
+      true);
   for (const ProductResult& r : results) {
     const double least = roofs.least_us(family, r.problem), own = r.timing.median_us;
     table.add({r.name, to_text(r.problem.at("m")), to_text(r.problem.at("n")),
@@ -131,7 +132,8 @@ std::string product_table(const std::vector<ProductResult>& results, const Roofs
                fmt::format("{:.2f}", r.bytes_per_second() / 1e12),
                fmt::format("{:.1f}", r.flops_per_second() / 1e12),
                least > 0 ? fmt::format("{:.1f}", 100 * least / own) : "-", ratio(own, r.read_us),
-               us(r.library), ratio(r.library.median_us, own), ratio(r.dense.median_us, own),
+               us(r.library), ratio(r.library.median_us, own), us(r.quick),
+               ratio(r.quick.median_us, own), ratio(r.dense.median_us, own),
                ratio(own, r.alone.median_us), short_config(r.config)});
   }
   return table.text();
@@ -203,9 +205,11 @@ void bench_products(const Common& common, const ProductOptions& options) {
   else
     print_text(fmt::format(
         "{}, {}, {}; tuned in {:.1f} s; of reading: time over that of a kernel that only reads as "
-        "many bytes; of cuBLASLt: its time over ours; of alone: a fused product's time over that "
-        "of "
-        "the product alone\n{}",
+        "many bytes; of cuBLASLt: its time over ours; quick: cuBLASLt's for less than is asked, "
+        "INT8 "
+        "without scales and FP8 without promotion; of alone: a fused product's time over that of "
+        "the "
+        "product alone\n{}",
         device.name, variant.family, variant.name, report.seconds,
         product_table(results, roofs, family)));
 }

@@ -70,14 +70,18 @@ cudaDataType_t data_type(DType dtype) {
       return CUDA_R_16BF;
     case DType::e4m3:
       return CUDA_R_8F_E4M3;
+    case DType::i8:
+      return CUDA_R_8I;
+    case DType::i32:
+      return CUDA_R_32I;
     default:
       throw InputError(fmt::format("cuBLASLt products of {} are not supported", name(dtype)));
   }
 }
 
-using Key = std::tuple<int, int, int, DType, DType, bool>;
+using Key = std::tuple<int, int, int, DType, DType, bool, bool>;
 Key key(const MatmulShape& shape) {
-  return {shape.m, shape.n, shape.k, shape.input, shape.output, shape.scaled};
+  return {shape.m, shape.n, shape.k, shape.input, shape.output, shape.scaled, shape.fast_sums};
 }
 
 /// Descriptors of one shape and the algorithms that the heuristics offer for it.
@@ -134,10 +138,23 @@ struct CublasLt::Impl {
     if (shape.scaled != (shape.input == DType::e4m3))
       throw InputError(fmt::format("cuBLASLt products of {} are{} scaled", name(shape.input),
                                    shape.scaled ? " not" : ""));
+    const bool integers = shape.input == DType::i8;
+    if (integers != (shape.output == DType::i32))
+      throw InputError(fmt::format("cuBLASLt products of {} do not end as {}", name(shape.input),
+                                   name(shape.output)));
     const cudaDataType_t input = data_type(shape.input), output = data_type(shape.output);
     auto recipe = std::make_unique<Recipe>(lt);
     const char* what = "describing a product";
-    check(lt.MatmulDescCreate(recipe->operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F), what);
+    check(lt.MatmulDescCreate(recipe->operation.out(),
+                              integers ? CUBLAS_COMPUTE_32I : CUBLAS_COMPUTE_32F,
+                              integers ? CUDA_R_32I : CUDA_R_32F),
+          what);
+    if (shape.fast_sums) {
+      const std::int8_t fast = 1;
+      check(lt.MatmulDescSetAttribute(recipe->operation.get(), CUBLASLT_MATMUL_DESC_FAST_ACCUM,
+                                      &fast, sizeof fast),
+            what);
+    }
     const cublasOperation_t transposed = CUBLAS_OP_T;
     check(lt.MatmulDescSetAttribute(recipe->operation.get(), CUBLASLT_MATMUL_DESC_TRANSA,
                                     &transposed, sizeof transposed),
@@ -155,7 +172,7 @@ struct CublasLt::Impl {
     prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, kMaxWorkspaceBytes);
     // The contract is fp32 accumulation: partial sums of split K must not pass through 16 bits.
     prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-           static_cast<std::uint32_t>(shape.output == DType::f32
+           static_cast<std::uint32_t>(shape.output == DType::f32 || integers
                                           ? CUBLASLT_REDUCTION_SCHEME_MASK
                                           : CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
     prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, kAlignmentBytes);
@@ -207,6 +224,10 @@ void CublasLt::matmul(const Stream& stream, const MatmulShape& shape, int rank, 
   const Recipe& recipe = impl_->recipe(shape);
   const auto& algorithm = impl_->algorithm(recipe, rank);
   const float one = 1, zero = 0;
+  const std::int32_t whole_one = 1, whole_zero = 0;
+  const bool integers = shape.input == DType::i8;
+  const void* alpha = integers ? static_cast<const void*>(&whole_one) : &one;
+  const void* beta = integers ? static_cast<const void*>(&whole_zero) : &zero;
   const auto pointer = [](CUdeviceptr address) { return reinterpret_cast<void*>(address); };
   if (shape.scaled) {
     if (!scales.x || !scales.w) throw InputError("a scaled product needs the scales of X and W");
@@ -219,8 +240,8 @@ void CublasLt::matmul(const Stream& stream, const MatmulShape& shape, int rank, 
     set(CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, scales.w);  // its A is W
     set(CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, scales.x);
   }
-  impl_->check(impl_->lt.Matmul(impl_->handle, recipe.operation.get(), &one, pointer(w),
-                                recipe.w.get(), pointer(x), recipe.x.get(), &zero, pointer(y),
+  impl_->check(impl_->lt.Matmul(impl_->handle, recipe.operation.get(), alpha, pointer(w),
+                                recipe.w.get(), pointer(x), recipe.x.get(), beta, pointer(y),
                                 recipe.y.get(), pointer(y), recipe.y.get(), &algorithm.algo,
                                 pointer(workspace), algorithm.workspaceSize, stream.get()),
                "a product");

@@ -10,13 +10,15 @@
 
 namespace quern {
 
-/// Row-major product Y[m, n] = X[m, k] · W[n, k]ᵀ with fp32 accumulation, W being stored as
-/// checkpoints store a linear layer.
+/// Row-major product Y[m, n] = X[m, k] · W[n, k]ᵀ with fp32 accumulation (i32 for i8), W being
+/// stored as checkpoints store a linear layer.
 struct MatmulShape {
   int m = 0, n = 0, k = 0;
-  DType input = DType::bf16;   // of X and W: f32, f16, bf16 or, where `scaled`, e4m3
-  DType output = DType::bf16;  // of Y
+  DType input = DType::bf16;   // of X and W: f32, f16, bf16, i8 or, where `scaled`, e4m3
+  DType output = DType::bf16;  // of Y; i32 where the input is i8
   bool scaled = false;         // Y is multiplied by a scale of X and one of W
+  bool fast_sums =
+      false;  // e4m3: sums stay in the tensor cores, which cut them off after some 13 bits
 };
 
 /// Device addresses of the scales, an f32 each.

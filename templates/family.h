@@ -71,13 +71,14 @@ struct Tolerance {
 
 /// A product that a vendor library computes: Y[m, n] = X[m, k] · W[n, k]ᵀ, all row-major and
 /// contiguous, the family's operands being X, W and Y in this order. `rank`: which of the library's
-/// algorithms for this shape, 0 being its own first choice. Where `scaled`, the operands are X, W, a
-/// scale of X, a scale of W (an f32 each) and Y.
+/// algorithms for this shape, 0 being its own first choice. Where `scaled`, the operands are X, W,
+/// a scale of X, a scale of W (an f32 each) and Y. `fast_sums`: products of e4m3 are summed by the
+/// tensor cores alone. Products of i8 end as i32.
 struct LibraryMatmul {
   int m = 0, n = 0, k = 0;
   DType input = DType::bf16, output = DType::bf16;
   int rank = 0;
-  bool scaled = false;
+  bool scaled = false, fast_sums = false;
 };
 
 /// A problem of a family by its name.

@@ -119,9 +119,27 @@ __device__ __forceinline__ void store_shared(u32 to_shared, u16 bits) {
   asm volatile("st.shared.u16 [%0], %1;" ::"r"(to_shared), "h"(bits) : "memory");
 }
 
+/// Stores floats to a shared address that is aligned to the size of all.
+__device__ __forceinline__ void store_shared(u32 to_shared, const Vec<float, 2>& v) {
+  asm volatile("st.shared.v2.f32 [%0], {%1, %2};" ::"r"(to_shared), "f"(v.element[0]),
+               "f"(v.element[1])
+               : "memory");
+}
+__device__ __forceinline__ void store_shared(u32 to_shared, const Vec<float, 4>& v) {
+  asm volatile("st.shared.v4.f32 [%0], {%1, %2, %3, %4};" ::"r"(to_shared), "f"(v.element[0]),
+               "f"(v.element[1]), "f"(v.element[2]), "f"(v.element[3])
+               : "memory");
+}
+__device__ __forceinline__ float load_shared(u32 from_shared) {
+  float v;
+  asm volatile("ld.shared.f32 %0, [%1];" : "=f"(v) : "r"(from_shared) : "memory");
+  return v;
+}
+
 /// Copies 4, 8 or 16 bytes global to shared; where `valid` is false the destination is zero-filled
 /// and nothing is read. There is no L2 policy on purpose: ptxas 13.0 encodes cp.async with
-/// `.L2::cache_hint` and a uniform shared address on sm_90a as an instruction that the H200 refuses.
+/// `.L2::cache_hint` and a uniform shared address on sm_90a as an instruction that the H200
+/// refuses.
 template <int bytes>
 __device__ __forceinline__ void copy_async(u32 to_shared, const void* from, bool valid = true) {
   static_assert(bytes == 4 || bytes == 8 || bytes == 16, "cp.async moves 4, 8 or 16 bytes");

@@ -48,6 +48,7 @@ struct WgmmaGemm {
   static constexpr int kStages = Config::stages, kSplitK = Config::split_k;
   static constexpr int kCluster = Config::cluster, kGroupM = Config::group_m;
   static constexpr bool kPingpong = Config::pingpong;
+  static constexpr bool kAssists = false;
   static constexpr int kGroup = 128;       // threads of a warpgroup
   static constexpr int kMathGroups = 2;
   static constexpr int kRows = kPingpong ? kTileM : kTileM / kMathGroups;  // of a warpgroup
@@ -369,7 +370,7 @@ struct WgmmaGemm {
   static __device__ __forceinline__ void consume(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, int rank, u32* flag) {
-    const int group = static_cast<int>(threadIdx.x / kGroup);
+    const int group = warpgroup_index();
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
     const int row = kPingpong ? 0 : group * kRows;
     Ring ring;
@@ -408,6 +409,15 @@ struct WgmmaGemm {
   }
 
   static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
+    run_as<WgmmaGemm>(args, smem);
+  }
+
+  /// Kernel::consume(args, at, schedule, cluster, num_clusters, rank, flag) makes the products of the
+  /// tiles that arrive, by the schedule, and stores them; it must hand back every stage. Where
+  /// Kernel::kAssists, a warp runs Kernel::assist(args, at, schedule, cluster, num_clusters, rank), which
+  /// arrives once at every full stage.
+  template <class Kernel, class KernelArgs>
+  static __device__ __forceinline__ void run_as(const KernelArgs& args, unsigned char* smem) {
     const u32 base = (shared_address(smem) + 1023) / 1024 * 1024;
     Shared at;
     at.tiles = base;
@@ -424,7 +434,7 @@ struct WgmmaGemm {
       prefetch_map(args.w_map);
       constexpr u32 kWarps = (kPingpong ? 1 : kMathGroups) * kGroup / kWarp;  // that read a stage
       for (int s = 0; s < kStages; ++s) {
-        barrier_init(at.is_full(s), 1);
+        barrier_init(at.is_full(s), Kernel::kAssists ? 2 : 1);
         barrier_init(at.is_empty(s), kWarps * kCluster);
       }
       barrier_init_fence();
@@ -436,12 +446,16 @@ struct WgmmaGemm {
     }
     const Schedule schedule(static_cast<int>(args.m));
     if (threadIdx.x >= kMathGroups * kGroup) {
-      give_registers<40>();
+      give_registers<Kernel::kAssists ? 56 : 40>();
       if (threadIdx.x == kMathGroups * kGroup)
         produce(args, at, schedule, cluster, num_clusters, rank);
+      if constexpr (Kernel::kAssists) {
+        if (threadIdx.x / kWarp == kMathGroups * kGroup / kWarp + 1)
+          Kernel::assist(args, at, schedule, cluster, num_clusters, rank);
+      }
     } else {
-      take_registers<232>();
-      consume(args, at, schedule, cluster, num_clusters, rank, flag);
+      take_registers<Kernel::kAssists ? 224 : 232>();
+      Kernel::consume(args, at, schedule, cluster, num_clusters, rank, flag);
     }
     // No block may end while another of its cluster still writes to it.
     if constexpr (kCluster > 1) {

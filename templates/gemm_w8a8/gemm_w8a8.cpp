@@ -34,7 +34,7 @@ const std::vector<IntTunable<GemmW8A8Config>>& tunables() {
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
-      {"promote", &C::promote, {0, 1, 4}, true},
+      {"promote", &C::promote, {0, 1}, true},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
   return tunables;
@@ -419,13 +419,14 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
                                            : std::ldexp(1.0, -16);
   // Sums of k products with a total of about 1, times scales of up to 4 on either side. Tensor
   // cores may cut their sum off at 2^-13 of its largest part with every 32 products (Hopper), which
-  // are added up in fp32 after 128, or, where scales are rank-1, after a short k only. The latter
-  // bends sums towards zero by half of that each time.
+  // are added up in fp32 after 128, or, where scales are rank-1, after a short k only. Errors of
+  // many cuts add up as those of a random walk; they bend sums towards zero by less
+  // (kMaxUnpromotedK).
   double error = std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20);
   if (!p.has_block_scales()) {
     const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
-    error += cuts * std::ldexp(1.0, -17);
-    rel += cuts * std::ldexp(1.0, -15);
+    error += std::ldexp(std::sqrt(cuts), -13);
+    rel += std::ldexp(cuts, -18);
   }
   return {16 * error, rel};
 }

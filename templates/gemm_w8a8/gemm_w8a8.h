@@ -55,7 +55,7 @@ struct GemmW8A8Config {
   int group_m = 0;             // mma, wgmma: tiles along m that are visited together
   bool pingpong = false;       // wgmma: a warpgroup has a tile of its own
   int cluster = 0;             // wgmma: blocks along m that share tiles of w
-  int promote = 0;             // wgmma: stages between promotions of sums; 0: none
+  int promote = 0;             // wgmma: 1: sums of 128 of k are added up in fp32
   int algorithm = 0;           // cublaslt: rank in the library's own order
 
   static constexpr auto fields() {

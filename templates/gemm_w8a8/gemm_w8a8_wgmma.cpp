@@ -16,13 +16,16 @@ namespace {
 
 constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
 constexpr int kTileK = 128;    // elements, the span of the swizzle in bytes
-/// 32-bit sums of a thread, those of the tensor cores and those that they are promoted to. The rest
-/// of its 232 registers are addresses, scales and the epilogue.
-constexpr int kMaxSums = 192;
+/// 32-bit sums of a thread that are not promoted: beside more the epilogue has no room.
+constexpr int kMaxSums = 128;
+/// With promotion: the promoted ones and two sets of those of the tensor cores. The rest of the 232
+/// registers are addresses, scales and the epilogue.
+constexpr int kMaxPromotedSums = 192;
 
 /// In pairs of elements, as gemm's kernel counts them.
-int smem_bytes(const GemmW8A8Config& c, int stages) {
-  return wgmma_smem_bytes(c.tile_m, c.tile_n, kTileK / 2, stages);
+int smem_bytes(const GemmW8A8Problem& p, const GemmW8A8Config& c, int stages) {
+  return wgmma_smem_bytes(c.tile_m, c.tile_n, kTileK / 2, stages) +
+         (p.has_block_scales() ? w8a8_wgmma_scale_bytes(c.tile_m, stages) : 0);
 }
 int rows_of_group(const GemmW8A8Config& c) { return c.pingpong ? c.tile_m : c.tile_m / 2; }
 
@@ -50,28 +53,23 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   const int rows = rows_of_group(c);
   if (rows < 64 || rows % 64 != 0)
     return fmt::format("tile_m = {} is not 64 rows for each warpgroup", c.tile_m);
-  const int sums = rows / 64 * c.tile_n / 2, unpromoted = c.promote > 0 ? c.tile_n / 2 : 0;
-  // Without promotion the epilogue has no room beside more than 128 sums.
-  if (sums > 128 || sums + unpromoted > kMaxSums)
-    return fmt::format("{} sums of a thread are too many", sums + unpromoted);
-  if (c.pingpong && c.promote > 0 && rows > 64)
-    return fmt::format("{} sums of a thread and those of a tile that is stored are too many",
-                       sums + unpromoted);
-  if (c.promote > 1 && rows > 64)
-    return fmt::format("sums of {} stages are promoted for 64 rows of a warpgroup, not {}",
-                       c.promote, rows);
+  if (c.promote > 0 && rows > 64)
+    return fmt::format("sums are promoted for 64 rows of a warpgroup, not {}", rows);
+  const int sums = rows / 64 * c.tile_n / 2 * (c.promote > 0 ? 3 : 1);
+  if (sums > (c.promote > 0 ? kMaxPromotedSums : kMaxSums))
+    return fmt::format("{} sums of a thread are too many", sums);
   if (p.dtype == DType::e4m3 && c.promote == 0 && p.k > kMaxUnpromotedK)
     return fmt::format("sums of k = {} products of e4m3 need promotion", p.k);
   if (p.dtype == DType::i8 && c.promote > 0) return "sums of integers are exact without promotion";
   if (p.has_block_scales()) {
-    if (c.promote != 1) return "with block scales sums are promoted after every 128 of k";
+    if (c.promote == 0) return "with block scales sums are promoted after every 128 of k";
     if (kScaleBlock % c.tile_n != 0)
       return fmt::format("a tile of {} columns does not lie in one block of scales", c.tile_n);
   }
   if (c.tile_n % (8 * c.cluster) != 0)
     return fmt::format("a cluster of {} does not share {} rows of w in groups of 8", c.cluster,
                        c.tile_n);
-  const int bytes = smem_bytes(c, c.stages);
+  const int bytes = smem_bytes(p, c, c.stages);
   if (bytes > arch.smem_per_block_bytes)
     return fmt::format("needs {} bytes of shared memory, {} has {} for a block", bytes, arch.name(),
                        arch.smem_per_block_bytes);
@@ -86,7 +84,7 @@ LaunchPlan plan_wgmma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const A
       static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * c.cluster);
   plan.block[0] = kThreads;
   plan.cluster = static_cast<unsigned>(c.cluster);
-  plan.smem_bytes = static_cast<unsigned>(smem_bytes(c, c.stages));
+  plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c, c.stages));
   plan.pdl = true;
   return plan;
 }
@@ -119,7 +117,7 @@ void add_wgmma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& points) {
       for (const int tile_n : {32, 64, 96, 128, 160, 192, 224, 256})
         for (c.cluster = 1; c.cluster <= 2; ++c.cluster)
           for (c.stages = 3; c.stages <= 8; ++c.stages)
-            for (const int promote : {0, 1, 4})
+            for (const int promote : {0, 1})
               for (const int group_m : {1, 4, 8, 16}) {
                 c.pingpong = pingpong, c.tile_n = tile_n, c.promote = promote, c.group_m = group_m;
                 points.push_back(c);
@@ -157,7 +155,7 @@ std::optional<std::string> wasteful_wgmma(const GemmW8A8Problem& p, const GemmW8
   if (c.group_m > 1 && groups <= c.group_m / 2)
     return fmt::format("a group of {} tiles along m is the same as one of fewer", c.group_m);
   if (groups > 4 && c.group_m < 4) return "so small a group along m reads w too often";
-  if (c.stages != 4 && c.stages < 8 && smem_bytes(c, c.stages + 1) <= arch.smem_per_block_bytes)
+  if (c.stages != 4 && c.stages < 8 && smem_bytes(p, c, c.stages + 1) <= arch.smem_per_block_bytes)
     return "a deeper ring fits";
   return std::nullopt;
 }
@@ -174,11 +172,11 @@ double estimate_wgmma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, cons
   constexpr double kShare = 0.75;
   const double flops = 2.0 * c.tile_m * c.tile_n * kTileK;
   const double math = flops / (kShare * 2 * arch.tensor_tflops * 1e6 / std::max(1, arch.num_sms));
-  // Lanes add up the sums of every `promote` stages; the other warpgroup multiplies meanwhile.
-  const double promotion = c.promote == 0
-                               ? 0
-                               : lanes_us(arch, c.tile_m * c.tile_n * 1.5 + 256 * 40) / c.promote +
-                                     (c.pingpong ? 0.02 : 0.05);
+  // Lanes add up the sums of every stage while the next is multiplied; a warpgroup by itself hides
+  // less of it.
+  const double promotion = c.promote == 0 ? 0
+                                          : lanes_us(arch, c.tile_m * c.tile_n * 1.5 + 256 * 40) +
+                                                (c.pingpong ? 0.05 : 0.02);
   // Both operands of every 64 rows are read from shared memory.
   constexpr double kSmemBytesPerClock = 128;
   const double smem = (x_bytes + c.tile_m / 64.0 * w_bytes) / kSmemBytesPerClock / clocks_per_us;

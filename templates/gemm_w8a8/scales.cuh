@@ -60,6 +60,33 @@ struct Scales {
                ? args.w_scales[static_cast<i64>(n / kScaleBlock) * kBlocksK + block]
                : 0.0f;
   }
+
+  /// Scales of row m of x in four blocks of k from `block` on, a multiple of 4; one access where
+  /// rows of scales are aligned to it. Those past the last row or block may be anything.
+  static __device__ __forceinline__ Vec<float, 4> of_x_blocks(const GemmW8A8Args& args, i64 m,
+                                                              int block) {
+    if constexpr (kBlocksK % 4 == 0) {
+      return load_vec<float, 4>(args.x_scales + min(m, args.m - 1) * kBlocksK + block);
+    } else {
+      Vec<float, 4> four;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) four.element[c] = of_x_block(args, m, block + c);
+      return four;
+    }
+  }
+  /// The same of row n of w, which exists.
+  static __device__ __forceinline__ Vec<float, 4> of_w_blocks(const GemmW8A8Args& args, int n,
+                                                              int block) {
+    if constexpr (kBlocksK % 4 == 0) {
+      return load_vec<float, 4>(args.w_scales + static_cast<i64>(n / kScaleBlock) * kBlocksK +
+                                block);
+    } else {
+      Vec<float, 4> four;
+#pragma unroll
+      for (int c = 0; c < 4; ++c) four.element[c] = of_w_block(args, n, block + c);
+      return four;
+    }
+  }
 };
 
 }  // namespace quern

@@ -10,9 +10,12 @@
 // whose instructions take 32 elements, and what becomes of the sums.
 //
 // Hopper's tensor cores keep some 13 bits of a sum of 8-bit floats while they add to it. So sums of
-// 128 * promote products may be added up in fp32 registers of their own (promotion): with scales in
-// blocks after every 128, since each 128 has its own scales (DeepSeek-V3, arXiv:2412.19437, section
-// 3.3.2). That takes twice as many registers for sums, and so smaller tiles.
+// 128 products may be added up in fp32 registers of their own (promotion): with scales in blocks of
+// 128 of k always, since each has its own scales (DeepSeek-V3, arXiv:2412.19437, section 3.3.2).
+// The tensor cores write two sets of such sums in turn, one while the other is added up, without
+// which both warpgroups add at the same time and the tensor cores wait: 685 clocks for the products
+// of 128 x 128 x 128 instead of 529, of 512 at best. That takes three times as many registers for
+// sums, and so smaller tiles.
 //
 // Tunables (Config)
 //   tile_m, tile_n  a tile of y
@@ -22,9 +25,7 @@
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
 //   group_m         tiles (of a cluster) along m that are visited together, so that w is found in
-//   L2 promote         stages whose products are summed by the tensor cores before the sum is
-//   promoted;
-//                   0: never
+//   L2 promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
 //
 // Sources: PTX ISA 9.0, "wgmma.mma_async"; on promotion, DeepGEMM.
 #pragma once
@@ -58,11 +59,12 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
   using Base::kBlocksM, Base::kCluster, Base::kGroup, Base::kMathGroups, Base::kN, Base::kPingpong,
       Base::kRows, Base::kStages, Base::kStageBytes, Base::kSums, Base::kTileM, Base::kTileN,
       Base::kTilesK;
-  static constexpr int kPromote = Config::promote;
+  static constexpr bool kPromote = Config::promote != 0;
+  static constexpr bool kAssists = Scale::kBlocks;
 
   static_assert(Config::tile_k == 128, "a row of a stage's tile is 128 bytes");
-  static_assert(kPromote <= 1 || kBlocksM == 1, "64 rows have sums of several stages to promote");
-  static_assert(!Scale::kBlocks || kPromote == 1, "every 128 of k have their own scales");
+  static_assert(!kPromote || kBlocksM == 1, "three sets of sums are those of 64 rows");
+  static_assert(!Scale::kBlocks || kPromote, "every 128 of k have their own scales");
   static_assert(!Scale::kBlocks || kScaleBlock % kTileN == 0, "a tile lies in one block of scales");
 
   using Sums = Sum[kBlocksM][kSums];
@@ -98,82 +100,123 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     Base::release(at, last);
   }
 
-  /// Scales of one block of k, of this thread's rows and of the tile's columns.
-  struct BlockScales {
-    float w = 0, x[kBlocksM][2] = {};
-    __device__ __forceinline__ void load(const GemmW8A8Args& scales, i64 row0, int column0,
-                                         int block) {
-      w = Scale::of_w_block(scales, column0, block);
+  /// Sums of 64 rows and 128 of k.
+  using Part = Sum[kSums];
+
+  /// Keeps what uses these sums in its place: the compiler knows nothing of the waits for them.
+  static __device__ __forceinline__ void pin(Part& part) {
 #pragma unroll
-      for (int i = 0; i < kBlocksM; ++i)
+    for (int j = 0; j < kSums; ++j) asm volatile("" : "+f"(part[j])::"memory");
+  }
+
+  /// Adds sums of 128 of k; `scale` is that of the thread's two rows, where scales are in blocks.
+  static __device__ __forceinline__ void add(const Part& part, const float (&scale)[2], Part& sum) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-          x[i][half] =
-              Scale::of_x_block(scales, row0 + i * 64 + half * 8 + threadIdx.x % 32 / 4, block);
+    for (int j = 0; j < kSums; ++j) {
+      if constexpr (Scale::kBlocks)
+        sum[j] = fmaf(part[j], scale[j % 4 / 2], sum[j]);
+      else
+        sum[j] += part[j];
+    }
+  }
+
+  /// Where the scales of a stage's rows lie in shared memory: scales of x times that of w.
+  static __device__ __forceinline__ u32 scales_at(const Shared& at, int stage) {
+    return at.empty + kStages * 8 + 16 + static_cast<u32>(stage * kTileM * 4);
+  }
+
+  /// One warp: fetches scales of blocks beside the tiles that they are of, four blocks of k at once
+  /// where rows of scales are aligned to that. The warps that multiply have no registers to spare
+  /// for loads under way, and no time to wait for them.
+  static __device__ __forceinline__ void assist(const GemmW8A8TmaArgs& args, const Shared& at,
+                                                const Schedule& schedule, int cluster,
+                                                int num_clusters, int rank) {
+    constexpr int kLaneRows = kTileM / kWarp;
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
+    const GemmW8A8Args scales = scales_of(args);
+    Ring ring;
+    pdl_wait();  // scales of x are the predecessor's
+    for (int work = cluster; work < schedule.count; work += num_clusters) {
+      const Tile tile = schedule.at(work, rank);
+#pragma unroll 1
+      for (int first = 0; first < kTilesK; first += 4) {
+        const auto w = Scale::of_w_blocks(scales, tile.column0, first);
+        Vec<float, 4> x[kLaneRows];
+#pragma unroll
+        for (int i = 0; i < kLaneRows; ++i)
+          x[i] = Scale::of_x_blocks(scales, tile.row0 + lane * kLaneRows + i, first);
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          if (first + c == kTilesK) break;
+          Vec<float, kLaneRows> products;
+#pragma unroll
+          for (int i = 0; i < kLaneRows; ++i) products.element[i] = w.element[c] * x[i].element[c];
+          barrier_wait(at.is_empty(ring.stage), ring.parity ^ 1);
+          store_shared(scales_at(at, ring.stage) + static_cast<u32>(lane * kLaneRows * 4),
+                       products);
+          __syncwarp();
+          if (lane == 0) barrier_arrive(at.is_full(ring.stage));
+          ring.advance();
+        }
+      }
+    }
+  }
+
+  /// Sums of one tile with promotion: those of one stage are added up while the next is multiplied.
+  struct Promotion {
+    const Shared& at;
+    Ring& ring;
+    int row;         // of the group in the tile
+    u32 scale_row;   // bytes to the scale of this thread's first row
+    float scale[2];  // of the stage that is multiplied, of rows r and r + 8
+    Part parts[2];
+    int last;  // that stage
+
+    /// `count` stages of the tile from `first` on, a multiple of 2. The stage before is multiplied
+    /// into parts[1], and when this returns its own last one is under way. Between the products of
+    /// two stages is as little as can be: those of the other warpgroup cover no more than some 100
+    /// clocks.
+    template <int count>
+    __device__ __forceinline__ void run(int first, Part& sum) {
+#pragma unroll
+      for (int s = 0; s < count; ++s) {
+        Part &part = parts[s % 2], &before = parts[(s + 1) % 2];
+        barrier_wait(at.is_full(ring.stage), ring.parity);
+        wgmma_wait<0>();
+        pin(before);
+        pin(part);
+        wgmma_fence();
+        Product::start(part, operand_x(at, ring.stage, row), wgmma_operand(at.w(ring.stage)));
+        wgmma_commit();
+        if (first + s > 0) Base::release(at, last);
+        add(before, scale, sum);
+        if constexpr (Scale::kBlocks)
+#pragma unroll
+          for (int r = 0; r < 2; ++r)
+            scale[r] =
+                load_shared(scales_at(at, ring.stage) + scale_row + static_cast<u32>(r * 32));
+        last = ring.stage;
+        ring.advance();
+      }
     }
   };
 
-  /// Sums of one tile with promotion. `row0` is the first row of this thread's warp in the matrix.
-  static __device__ __forceinline__ void multiply_promoted(const GemmW8A8TmaArgs& args,
-                                                           const Shared& at, Ring& ring, int row,
-                                                           i64 row0, int column0, Sums& sum) {
+  /// `warp` of the group.
+  static __device__ __forceinline__ void multiply_promoted(const Shared& at, Ring& ring, int row,
+                                                           int warp, Part& sum) {
+    const auto lane_row = static_cast<int>(threadIdx.x % kWarp / 4);
+    Promotion promotion{at, ring, row, static_cast<u32>((row + warp * 16 + lane_row) * 4)};
 #pragma unroll
-    for (int i = 0; i < kBlocksM; ++i)
-#pragma unroll
-      for (int j = 0; j < kSums; ++j) sum[i][j] = 0;
-    // Scales are requested one turn ahead and multiplied only when they are needed, so that nothing
-    // waits for them.
-    const GemmW8A8Args scales = scales_of(args);
-    BlockScales now, next;
-    if constexpr (Scale::kBlocks) now.load(scales, row0, column0, 0);
+    for (int j = 0; j < kSums; ++j) sum[j] = 0;
+    constexpr int kWhole = kTilesK / 2 * 2, kRest = kTilesK - kWhole;
 #pragma unroll 1
-    for (int turn = 0; turn < kTilesK; turn += kPromote) {
-      if constexpr (Scale::kBlocks) next.load(scales, row0, column0, turn + 1);
-      if constexpr (kPromote > 1) {
-        Sum part[kSums];
-#pragma unroll
-        for (int j = 0; j < kSums; ++j) part[j] = 0;
-        const int count = min(kPromote, kTilesK - turn);
-        int last = 0;
-#pragma unroll 1
-        for (int s = 0; s < count; ++s) {
-          barrier_wait(at.is_full(ring.stage), ring.parity);
-          wgmma_fence();
-          Product::run(part, operand_x(at, ring.stage, row), wgmma_operand(at.w(ring.stage)));
-          wgmma_commit();
-          wgmma_wait<1>();  // the stage before this one
-          if (s > 0) Base::release(at, last);
-          last = ring.stage;
-          ring.advance();
-        }
-        wgmma_wait<0>();
-        Base::release(at, last);
-#pragma unroll
-        for (int j = 0; j < kSums; ++j) sum[0][j] += part[j];
-      } else {
-        barrier_wait(at.is_full(ring.stage), ring.parity);
-#pragma unroll
-        for (int i = 0; i < kBlocksM; ++i) {
-          Sum part[kSums];
-          wgmma_fence();
-          Product::start(part, operand_x(at, ring.stage, row + i * 64),
-                         wgmma_operand(at.w(ring.stage)));
-          wgmma_commit();
-          wgmma_wait<0>();
-          if (i == kBlocksM - 1) Base::release(at, ring.stage);
-          const float scale[2] = {now.w * now.x[i][0], now.w * now.x[i][1]};
-#pragma unroll
-          for (int j = 0; j < kSums; ++j) {
-            if constexpr (Scale::kBlocks)
-              sum[i][j] = fmaf(part[j], scale[j % 4 / 2], sum[i][j]);
-            else
-              sum[i][j] += part[j];
-          }
-        }
-        ring.advance();
-      }
-      now = next;
-    }
+    for (int first = 0; first < kWhole; first += 2) promotion.template run<2>(first, sum);
+    if constexpr (kRest > 0) promotion.template run<kRest>(kWhole, sum);
+    wgmma_wait<0>();
+    Part& before = promotion.parts[(kTilesK + 1) % 2];
+    pin(before);
+    Base::release(at, promotion.last);
+    add(before, promotion.scale, sum);
   }
 
   /// Scales the sums of 64 rows and stores them; `row0` is the warp's first row.
@@ -220,11 +263,13 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
             *reinterpret_cast<Bytes<16>*>(y + column) = {{v[0], v[1], v[2], v[3]}};
         } else {
 #pragma unroll
-          for (int q = 0; q < 4; ++q) {
+          for (int q = 0; q < 4; q += 2) {
             if (j + q >= kTileN / 8) continue;
-            const int column = column0 + (j + q) * 8 + t * 2;
+            float v[4] = {value(q, r, 0), value(q, r, 1), value(q + 1, r, 0), value(q + 1, r, 1)};
+            quad_pairs(v, t);
+            const int column = column0 + (j + q + t / 2) * 8 + t % 2 * 4;
             if (exists && (kN % kTileN == 0 || column < kN))
-              store_vec<Out, 2>(y + column, {value(q, r, 0), value(q, r, 1)});
+              store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
           }
         }
       }
@@ -233,8 +278,8 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
 
   static __device__ __forceinline__ void consume(const GemmW8A8TmaArgs& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
-                                                 int num_clusters, int rank) {
-    const int group = static_cast<int>(threadIdx.x / kGroup);
+                                                 int num_clusters, int rank, u32*) {
+    const int group = warpgroup_index();
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
     const int row = kPingpong ? 0 : group * kRows;
     pdl_wait();  // scales of x are the predecessor's
@@ -251,8 +296,8 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
       }
       const i64 row0 = tile.row0 + row + warp * 16;
       if constexpr (kPingpong) named_sync(2 + static_cast<u32>(group), kMathGroups * kGroup);
-      if constexpr (kPromote > 0)
-        multiply_promoted(args, at, ring, row, row0, tile.column0, sum);
+      if constexpr (kPromote)
+        multiply_promoted(at, ring, row, warp, sum[0]);
       else
         multiply(at, ring, row, sum);
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);
@@ -262,45 +307,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
   }
 
   static __device__ __forceinline__ void run(const GemmW8A8TmaArgs& args, unsigned char* smem) {
-    const u32 base = (shared_address(smem) + 1023) / 1024 * 1024;
-    Shared at;
-    at.tiles = base;
-    at.full = base + kStages * kStageBytes;
-    at.empty = at.full + kStages * 8;
-    const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-    const int cluster = static_cast<int>(blockIdx.x) / kCluster;
-    const int num_clusters = static_cast<int>(gridDim.x) / kCluster;
-
-    pdl_launch_dependents();
-    if (threadIdx.x == 0) {
-      prefetch_map(args.x_map);
-      prefetch_map(args.w_map);
-      constexpr u32 kWarps = (kPingpong ? 1 : kMathGroups) * kGroup / kWarp;  // that read a stage
-      for (int s = 0; s < kStages; ++s) {
-        barrier_init(at.is_full(s), 1);
-        barrier_init(at.is_empty(s), kWarps * kCluster);
-      }
-      barrier_init_fence();
-    }
-    if constexpr (kCluster > 1) {
-      cluster_sync();
-    } else {
-      __syncthreads();
-    }
-    const Schedule schedule(static_cast<int>(args.m));
-    if (threadIdx.x >= kMathGroups * kGroup) {
-      give_registers<40>();
-      if (threadIdx.x == kMathGroups * kGroup)
-        Base::produce(args, at, schedule, cluster, num_clusters, rank);
-    } else {
-      take_registers<232>();
-      consume(args, at, schedule, cluster, num_clusters, rank);
-    }
-    // No block may end while another of its cluster still writes to it.
-    if constexpr (kCluster > 1) {
-      __syncwarp();
-      cluster_sync();
-    }
+    Base::template run_as<WgmmaW8A8>(args, smem);
   }
 };
 

@@ -163,7 +163,7 @@ Run library_run(const Family& family, const Params& problem, const Params& confi
                 const std::vector<std::uint64_t>& addresses, const Stream& stream,
                 Buffer& workspace) {
   const LibraryMatmul m = family.library_matmul(problem, config);
-  const MatmulShape shape{m.m, m.n, m.k, m.input, m.output, m.scaled};
+  const MatmulShape shape{m.m, m.n, m.k, m.input, m.output, m.scaled, m.fast_sums};
   CublasLt& library = shared_cublaslt();
   if (m.rank >= library.num_algorithms(shape)) return {};
   const std::size_t bytes = library.workspace_bytes(shape, m.rank);

@@ -142,15 +142,24 @@ TEST_CASE("a Hopper config of gemm_w8a8 that cannot run is refused with its reas
   CHECK(mentions(reject_reason(p, legal_wgmma(), parse_arch("sm_120a")), "has no wgmma"));
   CHECK(mentions(reject_reason(problem(64, 511, 172), legal_wgmma(), hopper), "whole 16 bytes"));
   CHECK(mentions(reject_reason(b, legal_wgmma(), hopper), "promoted after every 128"));
+  CHECK(mentions(reject_reason(problem(64, 4096, 28672, DType::e4m3, "tensor", "tensor"),
+                               legal_wgmma(), hopper),
+                 "28672 products of e4m3 need promotion"));
   GemmW8A8Config c = legal_wgmma();
   c.promote = 1;
   CHECK_FALSE(reject_reason(f, c, hopper));
   CHECK_FALSE(reject_reason(b, c, hopper));
   CHECK(mentions(reject_reason(p, c, hopper), "exact without promotion"));
-  c.tile_n = 192;
+  c.tile_n = 96;
+  CHECK_FALSE(reject_reason(f, c, hopper));
   CHECK(mentions(reject_reason(b, c, hopper), "one block of scales"));
-  c.tile_n = 256;
-  CHECK(mentions(reject_reason(f, c, hopper), "sums of a thread"));
+  c.tile_n = 192;
+  CHECK(mentions(reject_reason(f, c, hopper), "288 sums of a thread"));
+  c.tile_m = 256, c.tile_n = 64;
+  CHECK(mentions(reject_reason(f, c, hopper), "64 rows of a warpgroup, not 128"));
+  c = legal_wgmma();
+  c.tile_m = 256, c.tile_n = 160, c.stages = 3;
+  CHECK(mentions(reject_reason(f, c, hopper), "160 sums of a thread"));
   c = legal_wgmma();
   c.stages = 8;
   CHECK(mentions(reject_reason(p, c, hopper), "shared memory"));
@@ -259,8 +268,10 @@ TEST_CASE("kernels of Hopper for 8 bits compile without spilling or waits of the
   check(problem(2048, 4096, 4096), 128, 256, false, 0);
   check(problem(2048, 4096, 4096), 128, 128, true, 0);
   check(tensor, 128, 256, false, 0);
-  check(tensor, 128, 192, false, 1);
-  check(tensor, 128, 128, false, 4);
-  check(blocks(2048, 4096, 4096), 256, 128, false, 1);
+  check(tensor, 128, 128, false, 1);
+  check(tensor, 128, 96, false, 1);
+  check(tensor, 64, 128, true, 1);
   check(blocks(2048, 4096, 4096), 128, 128, false, 1);
+  check(blocks(2048, 4096, 2192), 128, 128, false, 1);
+  check(blocks(64, 4096, 4096), 64, 64, true, 1);
 }
