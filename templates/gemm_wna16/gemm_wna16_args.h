@@ -144,17 +144,23 @@ struct Wna16Slices {
     return most < 232 ? most : 232;
   }
 
+  /// The sums of x over groups, too, where there is room for them.
+  constexpr bool holds_x_sums() const {
+    const int sums = slices() * groups() * (tile_m > 8 ? 4 : 2);
+    return holds_x() && held_registers() + sums + (tile_m > 8 ? 40 : 36) <= math_registers();
+  }
+
   constexpr int reducers() const { return tile_m > 8 ? kReducers : 1; }
   constexpr int sums() const { return tile_m * kWna16UnitRows; }  // of a row tile
   /// Row groups that a block gathers from its cluster.
   constexpr int slots(int clusters) const {
     return cluster == 1 ? 0 : wna16_ceil_div(wna16_ceil_div(row_groups(), clusters), cluster);
   }
-  /// The ring, the warps' sums, those of the cluster, x, its sums, barriers.
+  /// The ring, the warps' sums, x, its sums, barriers, the sums of the cluster.
   constexpr int smem_bytes(int clusters) const {
-    return stages * stage_bytes() +
-           (kBuffers * warps() + slots(clusters) * cluster * warps_n) * sums() * 4 + x_bytes() +
-           num_x_sums() * 4 + (2 * stages + 2 * kBuffers + slots(clusters) + 1) * 8;
+    return stages * stage_bytes() + kBuffers * warps() * sums() * 4 + x_bytes() +
+           (num_x_sums() + 3) / 4 * 16 + (2 * stages + 2 * kBuffers) * 8 +
+           (slots(clusters) + 1) / 2 * 16 + slots(clusters) * cluster * warps_n * sums() * 4;
   }
 };
 

@@ -151,8 +151,8 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
                       s.groups() * (8 + 10 * token_tiles);
   const double of_warp = s.spans_warp() * span + 30 + (20 + 8 * token_tiles) / s.steps();
   // Of logical operations an SM does half as many as it issues.
-  const double issue = 1.6 * s.warps() * of_warp / 4 / clocks_per_us;
-  const double alone = 2.5 * of_warp / clocks_per_us;
+  const double issue = (c.tile_m > 8 ? 1.6 : 1.2) * s.warps() * of_warp / 4 / clocks_per_us;
+  const double alone = 3.5 * of_warp / clocks_per_us;
   const double x_bytes = double(c.tile_m) * s.x_columns() * 2;
   const double x = 0.6 + std::max(x_bytes / sm_rate(arch), blocks * x_bytes / 5.5e6);
   // Rings of the next kernel fill meanwhile, where there is room.

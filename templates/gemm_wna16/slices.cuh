@@ -74,7 +74,7 @@ struct SlicesWna16 {
   static constexpr int kRowBytes = kStageBytes / kWarpsN;  // of a stage: those of one row tile
   static constexpr int kSteps = kShape.steps(), kSlices = kShape.slices();
   static constexpr bool kWhole = kSpansK == kSteps * kStageSpans * kCluster;
-  static constexpr bool kHeld = kShape.holds_x();
+  static constexpr bool kHeld = kShape.holds_x(), kHeldSums = kShape.holds_x_sums();
   static constexpr int kStrideX = kShape.x_stride();
   static constexpr int kSums = kShape.sums(), kVectors = kSums / 4;  // of a row tile
   static constexpr int kBuffers = Wna16Slices::kBuffers;
@@ -91,21 +91,23 @@ struct SlicesWna16 {
   struct Shared {
     unsigned char* ring;  // [stage][row tile]: codes, scales and zero points of its spans
     float* partial;       // [buffer][warp][kSums]
-    float* slots;         // [own row group][rank][row tile][kSums]
     unsigned char* x;     // [tile_m][kStrideX], unless it is held
     float* x_sums;        // [span of the block's share][group][tile_m]
+    float* slots;         // [own row group][rank][row tile][kSums]
     u32 full, empty, partial_full, partial_empty, received;
 
+    // What depends on the grid comes last, so that the other places are constants.
     __device__ __forceinline__ Shared(unsigned char* smem, int num_slots) : ring(smem) {
       partial = reinterpret_cast<float*>(ring + kStages * kStageBytes);
-      slots = partial + kBuffers * kWarps * kSums;
-      x = reinterpret_cast<unsigned char*>(slots + num_slots * kCluster * kWarpsN * kSums);
+      x = reinterpret_cast<unsigned char*>(partial + kBuffers * kWarps * kSums);
       x_sums = reinterpret_cast<float*>(x + kShape.x_bytes());
-      full = (shared_address(x_sums + kShape.num_x_sums()) + 7) & ~7u;
+      full = shared_address(x_sums + round_up(kShape.num_x_sums(), 4));
       empty = full + kStages * 8;
       partial_full = empty + kStages * 8;
       partial_empty = partial_full + kBuffers * 8;
       received = partial_empty + kBuffers * 8;
+      slots = x_sums + round_up(kShape.num_x_sums(), 4) + (kStages + kBuffers) * 4 +
+              round_up(num_slots, 2) * 2;
     }
   };
 
@@ -169,6 +171,8 @@ struct SlicesWna16 {
 
   /// x of one span as B fragments: [token tile][k16 step][2].
   using SpanX = u32[kTokenTiles][kSpan / 16][2];
+  /// Sums of a span of x over its groups, for the lane's two tokens of a tile.
+  using SpanSums = float[kGroups][kTokenTiles][2];
   using Sums = float[kTokenTiles][4];
 
   /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
@@ -240,9 +244,24 @@ struct SlicesWna16 {
     }
   }
 
-  /// Adds the products of one span, the stage's `index`-th. `x_sums` are those of the span.
+  /// Reads the sums of a span.
+  static __device__ __forceinline__ void read_sums(const float* x_sums, int lane, SpanSums& to) {
+    if constexpr (kRaised) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+        for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const int token = j * 8 + lane % 4 * 2 + c;
+            to[g][j][c] = x_sums[g * kM + (kM >= 8 ? token : min(token, kM - 1))];
+          }
+    }
+  }
+
+  /// Adds the products of one span, the stage's `index`-th.
   static __device__ __forceinline__ void multiply(const unsigned char* stage, int index,
-                                                  const SpanX& x, const float* x_sums, int lane,
+                                                  const SpanX& x, const SpanSums& x_sums, int lane,
                                                   Sums& sum) {
     Bytes<16> codes[kUnits];
 #pragma unroll
@@ -286,11 +305,7 @@ struct SlicesWna16 {
 #pragma unroll
         for (int c = 0; c < 4; c += kM == 1 ? 2 : 1) {
           float value = part[j][c];
-          if constexpr (kRaised) {
-            const int token = j * 8 + lane % 4 * 2 + c % 2;
-            value =
-                fmaf(offset[c / 2], x_sums[g * kM + (kM >= 8 ? token : min(token, kM - 1))], value);
-          }
+          if constexpr (kRaised) value = fmaf(offset[c / 2], x_sums[g][j][c % 2], value);
           sum[j][c] = fmaf(value, scale[c / 2], sum[j][c]);
         }
     }
@@ -332,12 +347,17 @@ struct SlicesWna16 {
     const auto sums_of = [&](int span) { return sh.x_sums + span * kGroups * kM; };
     pdl_wait();
     SpanX held[kHeld ? kSlices : 1];
+    SpanSums held_sums[kHeldSums ? kSlices : 1];
     u32 x_lane = 0;
     if constexpr (kHeld) {
 #pragma unroll
       for (int i = 0; i < kSlices; ++i)
         hold(args, share.first_span() + span_of(i), sums_of(span_of(i)), lane, held[i]);
       __syncwarp();
+      if constexpr (kHeldSums) {
+#pragma unroll
+        for (int i = 0; i < kSlices; ++i) read_sums(sums_of(span_of(i)), lane, held_sums[i]);
+      }
     } else {
       stage_x(args, sh, share.first_span() * kSpan);
       named_sync(1, kWarps * kWarp);
@@ -359,8 +379,9 @@ struct SlicesWna16 {
           const int slice = step * kSpansWarp + s, span = span_of(slice);
           if (!kWhole && share.first_span() + span >= kSpansK) continue;
           const int index = warp_k * kSpansWarp + s;
+          if constexpr (!kHeldSums) read_sums(sums_of(span), lane, held_sums[0]);
           if constexpr (kHeld) {
-            multiply(stage, index, held[slice], sums_of(span), lane, sum);
+            multiply(stage, index, held[slice], held_sums[kHeldSums ? slice : 0], lane, sum);
           } else {
 #pragma unroll
             for (int j = 0; j < kTokenTiles; ++j)
@@ -372,7 +393,7 @@ struct SlicesWna16 {
 #pragma unroll
                 for (int r = 0; r < 4; ++r) held[0][j][i + r / 2][r % 2] = b[r];
               }
-            multiply(stage, index, held[0], sums_of(span), lane, sum);
+            multiply(stage, index, held[0], held_sums[0], lane, sum);
           }
         }
         __syncwarp();
@@ -438,7 +459,7 @@ struct SlicesWna16 {
     __device__ __forceinline__ void add(const float* from, Totals& total) const {
       const int group = lane / kLanes;
       if (kLaneGroups * kLanes == kWarp || group < kLaneGroups)
-#pragma unroll 4
+#pragma unroll 2
         for (int w = 0; w < kWarpsOfGroup; ++w) {
           const int warp = group * kWarpsOfGroup + w;
           if (kWarpsK % kLaneGroups != 0 && warp >= kWarpsK) continue;
