@@ -181,7 +181,7 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (c.kernel == "stream") return reject_stream(p, c, arch);
   if (c.kernel == "slices") {
     if (auto why = outside_space(
-            c, {"tile_m", "warps_k", "units", "stages", "blocks_per_sm", "cluster_k"}))
+            c, {"tile_m", "warps_n", "warps_k", "units", "stages", "blocks_per_sm", "cluster_k"}))
       return why;
     return reject_slices(p, c, arch);
   }

@@ -94,7 +94,7 @@ constexpr int wna16_stream_smem_bytes(int k, int bits, int group_size, bool zero
 struct Wna16Slices {
   int n, k, bits, group_size;
   bool zero_points;
-  int tile_m, warps, units, stages, blocks_per_sm, cluster;
+  int tile_m, warps_n, warps_k, units, stages, blocks_per_sm, cluster;
 
   static constexpr int kSpan = 128;            // columns that a warp takes at once
   static constexpr int kBuffers = 2;           // of the warps' sums
@@ -102,7 +102,9 @@ struct Wna16Slices {
   static constexpr int kReducers = 2;          // of them, at most, that add
   static constexpr int kHelperRegisters = 32;  // of their threads, where the others take more
 
+  constexpr int warps() const { return warps_n * warps_k; }
   constexpr int row_tiles() const { return n / kWna16UnitRows; }
+  constexpr int row_groups() const { return wna16_ceil_div(row_tiles(), warps_n); }
   constexpr int groups() const { return kSpan / group_size; }  // of a span
   constexpr int span_bytes() const {
     return kSpan / wna16_unit_columns(bits) * kWna16UnitBytes +
@@ -110,8 +112,9 @@ struct Wna16Slices {
   }
   constexpr int spans_k() const { return k / kSpan; }
   constexpr int spans_warp() const { return units * wna16_unit_columns(bits) / kSpan; }
-  constexpr int stage_spans() const { return warps * spans_warp(); }
-  constexpr int stage_bytes() const { return stage_spans() * span_bytes(); }
+  /// Of one row tile.
+  constexpr int stage_spans() const { return warps_k * spans_warp(); }
+  constexpr int stage_bytes() const { return warps_n * stage_spans() * span_bytes(); }
   /// Stages of a row tile in a block, and spans of it in a warp.
   constexpr int steps() const { return wna16_ceil_div(spans_k(), stage_spans() * cluster); }
   constexpr int slices() const { return steps() * spans_warp(); }
@@ -119,12 +122,12 @@ struct Wna16Slices {
   /// Registers of a lane that hold its warp's part of x, which then is not staged.
   constexpr int held_registers() const { return slices() * (tile_m > 8 ? 32 : 16); }
   constexpr bool holds_x() const { return held_registers() <= (tile_m > 8 ? 64 : 32); }
-  constexpr int x_columns() const { return slices() * warps * kSpan; }
+  constexpr int x_columns() const { return slices() * warps_k * kSpan; }
   constexpr int x_stride() const { return x_columns() * 2 + 16; }
   constexpr int x_bytes() const { return holds_x() ? 0 : tile_m * x_stride(); }
-  constexpr int num_x_sums() const { return tile_m * slices() * warps * groups(); }
+  constexpr int num_x_sums() const { return tile_m * slices() * warps_k * groups(); }
 
-  constexpr int threads() const { return (warps + kHelpers) * 32; }
+  constexpr int threads() const { return (warps() + kHelpers) * 32; }
   /// Registers that a thread starts with, and those of a warp that multiplies. They are dealt out
   /// to four warps at a time, by eights.
   constexpr int start_registers() const {
@@ -133,25 +136,32 @@ struct Wna16Slices {
   }
   /// Where 64 of them hold x, the helpers give some of theirs away.
   constexpr bool moves_registers() const {
-    return warps % 4 == 0 && tile_m > 8 && start_registers() < 128;
+    return warps() % 4 == 0 && tile_m > 8 && start_registers() < 128;
   }
   constexpr int math_registers() const {
     if (!moves_registers()) return start_registers();
-    const int of_all = start_registers() * (warps / 4 + 1);
-    const int most = (of_all - kHelperRegisters) / (warps / 4) / 8 * 8;
+    const int of_all = start_registers() * (warps() / 4 + 1);
+    const int most = (of_all - kHelperRegisters) / (warps() / 4) / 8 * 8;
     return most < 232 ? most : 232;
+  }
+
+  /// The sums of x over groups, too, where there is room for them.
+  constexpr bool holds_x_sums() const {
+    const int sums = slices() * groups() * (tile_m > 8 ? 4 : 2);
+    return holds_x() && held_registers() + sums + (tile_m > 8 ? 40 : 36) <= math_registers();
   }
 
   constexpr int reducers() const { return tile_m > 8 ? kReducers : 1; }
   constexpr int sums() const { return tile_m * kWna16UnitRows; }  // of a row tile
-  /// Row tiles that a block gathers from its cluster.
+  /// Row groups that a block gathers from its cluster.
   constexpr int slots(int clusters) const {
-    return cluster == 1 ? 0 : wna16_ceil_div(wna16_ceil_div(row_tiles(), clusters), cluster);
+    return cluster == 1 ? 0 : wna16_ceil_div(wna16_ceil_div(row_groups(), clusters), cluster);
   }
-  /// The ring, the warps' sums, those of the cluster, x, its sums, barriers.
+  /// The ring, the warps' sums, x, its sums, barriers, the sums of the cluster.
   constexpr int smem_bytes(int clusters) const {
-    return stages * stage_bytes() + (kBuffers * warps + slots(clusters) * cluster) * sums() * 4 +
-           x_bytes() + num_x_sums() * 4 + (2 * stages + 2 * kBuffers + slots(clusters) + 1) * 8;
+    return stages * stage_bytes() + kBuffers * warps() * sums() * 4 + x_bytes() +
+           (num_x_sums() + 3) / 4 * 16 + (2 * stages + 2 * kBuffers) * 8 +
+           (slots(clusters) + 1) / 2 * 16 + slots(clusters) * cluster * warps_n * sums() * 4;
   }
 };
 

@@ -12,8 +12,8 @@ namespace quern {
 namespace {
 
 Wna16Slices shape(const GemmWna16Problem& p, const GemmWna16Config& c) {
-  return {p.n,       p.k,     p.bits,   p.group_size,    p.zero_points, c.tile_m,
-          c.warps_k, c.units, c.stages, c.blocks_per_sm, c.cluster_k};
+  return {p.n,       p.k,       p.bits,  p.group_size, p.zero_points,   c.tile_m,
+          c.warps_n, c.warps_k, c.units, c.stages,     c.blocks_per_sm, c.cluster_k};
 }
 
 /// Clusters that are resident at once: of four and eight blocks an H200 (132 SMs) holds 30 and 15,
@@ -21,7 +21,7 @@ Wna16Slices shape(const GemmWna16Problem& p, const GemmWna16Config& c) {
 int clusters(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
   const int sms = std::max(1, arch.num_sms);
   const int at_once = (c.cluster_k <= 2 ? sms : sms * 10 / 11) / c.cluster_k;
-  return std::clamp(at_once, 1, p.n / kWna16UnitRows);
+  return std::clamp(at_once, 1, shape(p, c).row_groups());
 }
 
 int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
@@ -54,12 +54,15 @@ std::optional<std::string> reject_slices(const GemmWna16Problem& p, const GemmWn
   if (c.cluster_k > 1 && arch.cc() >= 120)
     return fmt::format("slices has no clusters of blocks on {}", arch.name());
   const Wna16Slices s = shape(p, c);
+  if ((c.warps_n & (c.warps_n - 1)) != 0)
+    return fmt::format("warps_n = {} is not a power of two", c.warps_n);
+  if (s.warps() > 16) return fmt::format("{} warps are more than 16 a block", s.warps());
   if (std::int64_t{c.cluster_k - 1} * s.steps() * s.stage_spans() >= s.spans_k())
     return fmt::format("k = {} leaves nothing for the last of {} blocks of {} warps", p.k,
                        c.cluster_k, c.warps_k);
   if (p.k > 262144) return fmt::format("k = {} rows of x do not fit in shared memory", p.k);
   if (s.slots(clusters(p, c, arch)) > 4096)
-    return fmt::format("{} row tiles of a block are more than it gathers",
+    return fmt::format("{} row groups of a block are more than it gathers",
                        s.slots(clusters(p, c, arch)));
   if (auto why = too_much_smem(smem_bytes(p, c, arch), c.blocks_per_sm, arch)) return why;
   if (s.threads() * c.blocks_per_sm > arch.max_threads_per_sm)
@@ -100,12 +103,13 @@ void add_slices(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points)
   c.kernel = "slices";
   for (c.tile_m = 1; c.tile_m < p.m; c.tile_m *= 2) {
   }
-  for (const int warps : {7, 8, 14, 16})
+  for (const auto& [warps_n, warps_k] : {std::pair{1, 7}, {1, 8}, {1, 14}, {1, 16}, {2, 7}, {2, 8}})
     for (const int spans : {1, 2})
       for (const int stages : {2, 3, 4, 5, 6, 8})
         for (const int cluster : {1, 2, 4, 8})
           for (const int blocks : {1, 2}) {
-            c.warps_k = warps, c.units = spans * Wna16Slices::kSpan / wna16_unit_columns(p.bits);
+            c.warps_n = warps_n, c.warps_k = warps_k,
+            c.units = spans * Wna16Slices::kSpan / wna16_unit_columns(p.bits);
             c.stages = stages, c.cluster_k = cluster, c.blocks_per_sm = blocks;
             points.push_back(c);
           }
@@ -138,7 +142,7 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
   const Wna16Slices s = shape(p, c);
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double groups = clusters(p, c, arch), blocks = groups * c.cluster_k;
-  const double tiles = ceil_ratio(s.row_tiles(), groups), steps = tiles * s.steps();
+  const double steps = ceil_ratio(s.row_groups(), groups) * s.steps();
   const double bytes = double(s.row_tiles()) * s.spans_k() * s.span_bytes();
   const double in_flight = c.stages * s.stage_bytes();
   const double dram = bytes / steps / dram_rate(arch, blocks, in_flight);
@@ -148,8 +152,8 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
                       s.groups() * (8 + 10 * token_tiles);
   const double of_warp = s.spans_warp() * span + 30 + (20 + 8 * token_tiles) / s.steps();
   // Of logical operations an SM does half as many as it issues.
-  const double issue = 1.6 * c.warps_k * of_warp / 4 / clocks_per_us;
-  const double alone = 2.5 * of_warp / clocks_per_us;
+  const double issue = (c.tile_m > 8 ? 1.6 : 1.2) * s.warps() * of_warp / 4 / clocks_per_us;
+  const double alone = 3.5 * of_warp / clocks_per_us;
   const double x_bytes = double(c.tile_m) * s.x_columns() * 2;
   const double x = 0.6 + std::max(x_bytes / sm_rate(arch), blocks * x_bytes / 5.5e6);
   // Rings of the next kernel fill meanwhile, where there is room.

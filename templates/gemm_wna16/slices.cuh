@@ -19,7 +19,8 @@
 //
 // Tunables (Config)
 //   tile_m         rows of x that are computed (1, 2, 4, 8, 16); rows from m on are not stored
-//   warps_k        warps that multiply, each with slices of its own
+//   warps_n        row tiles that a block works on at once, a row group
+//   warps_k        warps that share a row tile, each with slices of its own
 //   units          units of 512 bytes of a warp in a stage, 128 columns or a multiple
 //   stages         depth of the ring
 //   cluster_k      blocks that share k
@@ -49,16 +50,17 @@ struct SlicesWna16 {
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr Wna16Slices kShape{
-      Problem::n,       Problem::k,      Problem::bits, Problem::group_size, Problem::zero_points,
-      Config::tile_m,   Config::warps_k, Config::units, Config::stages,      Config::blocks_per_sm,
-      Config::cluster_k};
+      Problem::n,           Problem::k,     Problem::bits,         Problem::group_size,
+      Problem::zero_points, Config::tile_m, Config::warps_n,       Config::warps_k,
+      Config::units,        Config::stages, Config::blocks_per_sm, Config::cluster_k};
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
   static constexpr int kGroup = Problem::group_size, kSpan = Wna16Slices::kSpan;
   static constexpr bool kZeros = Problem::zero_points;
   static constexpr int kM = Config::tile_m, kTokenTiles = kM > 8 ? 2 : 1;
-  static constexpr int kWarps = Config::warps_k, kStages = Config::stages;
+  static constexpr int kWarpsN = Config::warps_n, kWarpsK = Config::warps_k;
+  static constexpr int kWarps = kWarpsN * kWarpsK, kStages = Config::stages;
   static constexpr int kCluster = Config::cluster_k, kReducers = kShape.reducers();
-  static constexpr int kRowTiles = kShape.row_tiles();
+  static constexpr int kRowTiles = kShape.row_tiles(), kRowGroups = kShape.row_groups();
 
   static constexpr int kUnits = kSpan / wna16_unit_columns(kBits);  // of a span
   static constexpr int kStepsOfUnit = wna16_unit_columns(kBits) / 16;
@@ -69,9 +71,10 @@ struct SlicesWna16 {
   static constexpr int kStageSpans = kShape.stage_spans(), kStageBytes = kShape.stage_bytes();
   static constexpr int kScalesAt = kStageSpans * kCodeBytes;
   static constexpr int kZerosAt = kScalesAt + kStageSpans * kScaleBytes;
+  static constexpr int kRowBytes = kStageBytes / kWarpsN;  // of a stage: those of one row tile
   static constexpr int kSteps = kShape.steps(), kSlices = kShape.slices();
   static constexpr bool kWhole = kSpansK == kSteps * kStageSpans * kCluster;
-  static constexpr bool kHeld = kShape.holds_x();
+  static constexpr bool kHeld = kShape.holds_x(), kHeldSums = kShape.holds_x_sums();
   static constexpr int kStrideX = kShape.x_stride();
   static constexpr int kSums = kShape.sums(), kVectors = kSums / 4;  // of a row tile
   static constexpr int kBuffers = Wna16Slices::kBuffers;
@@ -86,27 +89,29 @@ struct SlicesWna16 {
 
   /// Where everything lies in shared memory; barriers as shared addresses.
   struct Shared {
-    unsigned char* ring;  // [stage]: codes, scales and zero points of its spans
+    unsigned char* ring;  // [stage][row tile]: codes, scales and zero points of its spans
     float* partial;       // [buffer][warp][kSums]
-    float* slots;         // [own row tile][rank][kSums]
     unsigned char* x;     // [tile_m][kStrideX], unless it is held
     float* x_sums;        // [span of the block's share][group][tile_m]
+    float* slots;         // [own row group][rank][row tile][kSums]
     u32 full, empty, partial_full, partial_empty, received;
 
+    // What depends on the grid comes last, so that the other places are constants.
     __device__ __forceinline__ Shared(unsigned char* smem, int num_slots) : ring(smem) {
       partial = reinterpret_cast<float*>(ring + kStages * kStageBytes);
-      slots = partial + kBuffers * kWarps * kSums;
-      x = reinterpret_cast<unsigned char*>(slots + num_slots * kCluster * kSums);
+      x = reinterpret_cast<unsigned char*>(partial + kBuffers * kWarps * kSums);
       x_sums = reinterpret_cast<float*>(x + kShape.x_bytes());
-      full = (shared_address(x_sums + kShape.num_x_sums()) + 7) & ~7u;
+      full = shared_address(x_sums + round_up(kShape.num_x_sums(), 4));
       empty = full + kStages * 8;
       partial_full = empty + kStages * 8;
       partial_empty = partial_full + kBuffers * 8;
       received = partial_empty + kBuffers * 8;
+      slots = x_sums + round_up(kShape.num_x_sums(), 4) + (kStages + kBuffers) * 4 +
+              round_up(num_slots, 2) * 2;
     }
   };
 
-  /// Which row tiles are this block's: those of its cluster, every `clusters`-th from `first`.
+  /// Which row groups are this block's: those of its cluster, every `clusters`-th from `first`.
   struct Share {
     int rank, first, clusters;
     __device__ __forceinline__ Share()
@@ -135,32 +140,39 @@ struct SlicesWna16 {
                                                  const Share& share) {
     const u32 ring = shared_address(sh.ring);
     Place<kStages> at;
-    for (int tile = share.first; tile < kRowTiles; tile += share.clusters)
+    for (int group = share.first; group < kRowGroups; group += share.clusters)
 #pragma unroll 1
       for (int step = 0; step < kSteps; ++step, at.advance()) {
         barrier_wait(at.of(sh.empty), at.parity ^ 1);
-        const u32 full = at.of(sh.full), to = ring + static_cast<u32>(at.slot * kStageBytes);
+        const u32 full = at.of(sh.full);
         const int first = share.first_span() + step * kStageSpans;
         const int spans = kWhole ? kStageSpans : min(kStageSpans, kSpansK - first);
         if (!kWhole && spans <= 0) {
           barrier_arrive(full);
           continue;
         }
-        barrier_arrive_expect(full,
-                              static_cast<u32>(spans * (kCodeBytes + kScaleBytes + kZeroBytes)));
-        const i64 from = static_cast<i64>(tile) * kSpansK + first;
-        bulk_load(to, static_cast<const u8*>(args.codes) + from * kCodeBytes,
-                  static_cast<u32>(spans * kCodeBytes), full);
-        bulk_load(to + kScalesAt, static_cast<const u8*>(args.scales) + from * kScaleBytes,
-                  static_cast<u32>(spans * kScaleBytes), full);
-        if constexpr (kZeros)
-          bulk_load(to + kZerosAt, static_cast<const u8*>(args.zeros) + from * kZeroBytes,
-                    static_cast<u32>(spans * kZeroBytes), full);
+        const u32 count = static_cast<u32>(spans);
+        barrier_arrive_expect(full, kWarpsN * count * (kCodeBytes + kScaleBytes + kZeroBytes));
+#pragma unroll
+        for (int r = 0; r < kWarpsN; ++r) {
+          const u32 to = ring + static_cast<u32>(at.slot * kStageBytes + r * kRowBytes);
+          const i64 from =
+              static_cast<i64>(min(group * kWarpsN + r, kRowTiles - 1)) * kSpansK + first;
+          bulk_load(to, static_cast<const u8*>(args.codes) + from * kCodeBytes, count * kCodeBytes,
+                    full);
+          bulk_load(to + kScalesAt, static_cast<const u8*>(args.scales) + from * kScaleBytes,
+                    count * kScaleBytes, full);
+          if constexpr (kZeros)
+            bulk_load(to + kZerosAt, static_cast<const u8*>(args.zeros) + from * kZeroBytes,
+                      count * kZeroBytes, full);
+        }
       }
   }
 
   /// x of one span as B fragments: [token tile][k16 step][2].
   using SpanX = u32[kTokenTiles][kSpan / 16][2];
+  /// Sums of a span of x over its groups, for the lane's two tokens of a tile.
+  using SpanSums = float[kGroups][kTokenTiles][2];
   using Sums = float[kTokenTiles][4];
 
   /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
@@ -232,9 +244,24 @@ struct SlicesWna16 {
     }
   }
 
-  /// Adds the products of one span, the stage's `index`-th. `x_sums` are those of the span.
+  /// Reads the sums of a span.
+  static __device__ __forceinline__ void read_sums(const float* x_sums, int lane, SpanSums& to) {
+    if constexpr (kRaised) {
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g)
+#pragma unroll
+        for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+          for (int c = 0; c < 2; ++c) {
+            const int token = j * 8 + lane % 4 * 2 + c;
+            to[g][j][c] = x_sums[g * kM + (kM >= 8 ? token : min(token, kM - 1))];
+          }
+    }
+  }
+
+  /// Adds the products of one span, the stage's `index`-th.
   static __device__ __forceinline__ void multiply(const unsigned char* stage, int index,
-                                                  const SpanX& x, const float* x_sums, int lane,
+                                                  const SpanX& x, const SpanSums& x_sums, int lane,
                                                   Sums& sum) {
     Bytes<16> codes[kUnits];
 #pragma unroll
@@ -278,11 +305,7 @@ struct SlicesWna16 {
 #pragma unroll
         for (int c = 0; c < 4; c += kM == 1 ? 2 : 1) {
           float value = part[j][c];
-          if constexpr (kRaised) {
-            const int token = j * 8 + lane % 4 * 2 + c % 2;
-            value =
-                fmaf(offset[c / 2], x_sums[g * kM + (kM >= 8 ? token : min(token, kM - 1))], value);
-          }
+          if constexpr (kRaised) value = fmaf(offset[c / 2], x_sums[g][j][c % 2], value);
           sum[j][c] = fmaf(value, scale[c / 2], sum[j][c]);
         }
     }
@@ -316,19 +339,25 @@ struct SlicesWna16 {
                                               const Share& share) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
+    const int warp_k = warp % kWarpsK;
     // Of the block's part of k, the place of the warp's slice.
     const auto span_of = [&](int slice) {
-      return slice / kSpansWarp * kStageSpans + warp * kSpansWarp + slice % kSpansWarp;
+      return slice / kSpansWarp * kStageSpans + warp_k * kSpansWarp + slice % kSpansWarp;
     };
     const auto sums_of = [&](int span) { return sh.x_sums + span * kGroups * kM; };
     pdl_wait();
     SpanX held[kHeld ? kSlices : 1];
+    SpanSums held_sums[kHeldSums ? kSlices : 1];
     u32 x_lane = 0;
     if constexpr (kHeld) {
 #pragma unroll
       for (int i = 0; i < kSlices; ++i)
         hold(args, share.first_span() + span_of(i), sums_of(span_of(i)), lane, held[i]);
       __syncwarp();
+      if constexpr (kHeldSums) {
+#pragma unroll
+        for (int i = 0; i < kSlices; ++i) read_sums(sums_of(span_of(i)), lane, held_sums[i]);
+      }
     } else {
       stage_x(args, sh, share.first_span() * kSpan);
       named_sync(1, kWarps * kWarp);
@@ -340,18 +369,19 @@ struct SlicesWna16 {
     }
     Place<kStages> at;
     Place<kBuffers> buffer;
-    for (int tile = share.first; tile < kRowTiles; tile += share.clusters) {
+    for (int group = share.first; group < kRowGroups; group += share.clusters) {
       Sums sum = {};
       const auto take = [&](int step) {
         barrier_wait(at.of(sh.full), at.parity);
-        const unsigned char* stage = sh.ring + at.slot * kStageBytes;
+        const unsigned char* stage = sh.ring + at.slot * kStageBytes + warp / kWarpsK * kRowBytes;
 #pragma unroll
         for (int s = 0; s < kSpansWarp; ++s) {
           const int slice = step * kSpansWarp + s, span = span_of(slice);
           if (!kWhole && share.first_span() + span >= kSpansK) continue;
-          const int index = warp * kSpansWarp + s;
+          const int index = warp_k * kSpansWarp + s;
+          if constexpr (!kHeldSums) read_sums(sums_of(span), lane, held_sums[0]);
           if constexpr (kHeld) {
-            multiply(stage, index, held[slice], sums_of(span), lane, sum);
+            multiply(stage, index, held[slice], held_sums[kHeldSums ? slice : 0], lane, sum);
           } else {
 #pragma unroll
             for (int j = 0; j < kTokenTiles; ++j)
@@ -363,7 +393,7 @@ struct SlicesWna16 {
 #pragma unroll
                 for (int r = 0; r < 4; ++r) held[0][j][i + r / 2][r % 2] = b[r];
               }
-            multiply(stage, index, held[0], sums_of(span), lane, sum);
+            multiply(stage, index, held[0], held_sums[0], lane, sum);
           }
         }
         __syncwarp();
@@ -381,9 +411,11 @@ struct SlicesWna16 {
     }
   }
 
-  /// Stores vector `f` of a row tile.
-  static __device__ __forceinline__ void store(const GemmWna16Args& args, int tile, int f,
-                                               const float (&v)[4]) {
+  /// Stores vector `v` of a row group.
+  static __device__ __forceinline__ void store(const GemmWna16Args& args, int group, int v,
+                                               const float (&value)[4]) {
+    const int f = v % kVectors, tile = group * kWarpsN + v / kVectors;
+    if (kRowTiles % kWarpsN != 0 && tile >= kRowTiles) return;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
       int token = 0, row = 2 * f + c / 2 + c % 2 * 8;
@@ -393,27 +425,27 @@ struct SlicesWna16 {
       }
       if (token < args.m)
         static_cast<Out*>(args.y)[static_cast<i64>(token) * kN + tile * 16 + row] =
-            from_f32<Out>(v[c]);
+            from_f32<Out>(value[c]);
     }
   }
 
   /// One of kReducers warps, which share the vectors of a row tile.
   struct Reducer {
-    static constexpr int kOwn = kVectors / kReducers;
+    static constexpr int kOwn = kWarpsN * kVectors / kReducers;
     static constexpr int kLanes = kOwn < kWarp ? kOwn : kWarp, kPerLane = kOwn / kLanes;
     /// Where a warp has fewer vectors than lanes, groups of lanes take a part of the warps each.
     static constexpr int groups() {
       int groups = 1;
-      while (2 * groups * kLanes <= kWarp && 2 * groups <= kWarps) groups *= 2;
+      while (2 * groups * kLanes <= kWarp && 2 * groups <= kWarpsK) groups *= 2;
       return groups;
     }
-    static constexpr int kLaneGroups = groups(), kWarpsOfGroup = ceil_div(kWarps, kLaneGroups);
+    static constexpr int kLaneGroups = groups(), kWarpsOfGroup = ceil_div(kWarpsK, kLaneGroups);
     using Totals = float[kPerLane][4];
 
     const GemmWna16Args& args;
     const Shared& sh;
     const Share& share;
-    int lane, first;  // vector of the lane
+    int lane, first;  // vector of the lane, of those of a row group
 
     __device__ __forceinline__ Reducer(const GemmWna16Args& a, const Shared& s, const Share& mine,
                                        int index)
@@ -427,13 +459,15 @@ struct SlicesWna16 {
     __device__ __forceinline__ void add(const float* from, Totals& total) const {
       const int group = lane / kLanes;
       if (kLaneGroups * kLanes == kWarp || group < kLaneGroups)
-#pragma unroll
+#pragma unroll 2
         for (int w = 0; w < kWarpsOfGroup; ++w) {
           const int warp = group * kWarpsOfGroup + w;
-          if (kWarps % kLaneGroups != 0 && warp >= kWarps) continue;
+          if (kWarpsK % kLaneGroups != 0 && warp >= kWarpsK) continue;
 #pragma unroll
           for (int p = 0; p < kPerLane; ++p) {
-            const auto part = load_vec<float, 4>(from + warp * kSums + (first + p * kWarp) * 4);
+            const int v = first + p * kWarp, row = v / kVectors;
+            const auto part =
+                load_vec<float, 4>(from + (row * kWarpsK + warp) * kSums + v % kVectors * 4);
 #pragma unroll
             for (int c = 0; c < 4; ++c) total[p][c] += part.element[c];
           }
@@ -447,12 +481,13 @@ struct SlicesWna16 {
           total[0][c] += __shfl_xor_sync(0xffffffffu, total[0][c], offset);
     }
 
-    /// Sends the block's sums of a row tile to the block that stores it.
+    /// Sends the block's sums of a row group to the block that stores it.
     __device__ __forceinline__ void send(int owner, int slot, const Totals& total) const {
       if (lane >= kLanes) return;
 #pragma unroll
       for (int p = 0; p < kPerLane; ++p) {
-        float* to = sh.slots + (slot * kCluster + share.rank) * kSums + (first + p * kWarp) * 4;
+        float* to =
+            sh.slots + (slot * kCluster + share.rank) * kWarpsN * kSums + (first + p * kWarp) * 4;
         if (owner == share.rank)
           store_vec<float, 4>(to, {total[p][0], total[p][1], total[p][2], total[p][3]});
         else
@@ -460,22 +495,22 @@ struct SlicesWna16 {
                    address_at(sh.received + static_cast<u32>(slot * 8), static_cast<u32>(owner)));
       }
     }
-    /// Adds the cluster's sums of an own row tile in order of rank, and stores the results.
+    /// Adds the cluster's sums of an own row group in order of rank, and stores the results.
     __device__ __forceinline__ void collect(int slot) const {
       barrier_wait(sh.received + static_cast<u32>(slot * 8), 0);
       if (lane >= kLanes) return;
-      const int tile = share.first + (slot * kCluster + share.rank) * share.clusters;
+      const int group = share.first + (slot * kCluster + share.rank) * share.clusters;
 #pragma unroll
       for (int p = 0; p < kPerLane; ++p) {
-        const float* from = sh.slots + slot * kCluster * kSums + (first + p * kWarp) * 4;
+        const float* from = sh.slots + slot * kCluster * kWarpsN * kSums + (first + p * kWarp) * 4;
         float total[4] = {};
 #pragma unroll
         for (int r = 0; r < kCluster; ++r) {
-          const auto part = load_vec<float, 4>(from + r * kSums);
+          const auto part = load_vec<float, 4>(from + r * kWarpsN * kSums);
 #pragma unroll
           for (int c = 0; c < 4; ++c) total[c] += part.element[c];
         }
-        store(args, tile, first + p * kWarp, total);
+        store(args, group, first + p * kWarp, total);
       }
     }
 
@@ -483,8 +518,8 @@ struct SlicesWna16 {
       pdl_wait();
       if constexpr (kCluster > 1) cluster_wait();
       Place<kBuffers> buffer;
-      int i = 0;  // row tiles of the cluster
-      for (int tile = share.first; tile < kRowTiles; tile += share.clusters, ++i) {
+      int i = 0;  // row groups of the cluster
+      for (int group = share.first; group < kRowGroups; group += share.clusters, ++i) {
         barrier_wait(buffer.of(sh.partial_full), buffer.parity);
         Totals total = {};
         add(sh.partial + buffer.slot * kWarps * kSums, total);
@@ -495,11 +530,11 @@ struct SlicesWna16 {
         if constexpr (kCluster == 1) {
           if (lane < kLanes)
 #pragma unroll
-            for (int p = 0; p < kPerLane; ++p) store(args, tile, first + p * kWarp, total[p]);
+            for (int p = 0; p < kPerLane; ++p) store(args, group, first + p * kWarp, total[p]);
         } else {
           const int owner = i % kCluster, slot = i / kCluster;
           send(owner, slot, total);
-          // The own row tile before this one: its sums will have come by now.
+          // The own row group before this one: its sums will have come by now.
           if (owner == share.rank && slot > 0) collect(slot - 1);
         }
       }
@@ -522,14 +557,15 @@ struct SlicesWna16 {
     for (int s = 0; s < num_slots; ++s) barrier_init(sh.received + static_cast<u32>(s * 8), 1);
     barrier_init_fence();
     for (int s = 0; s < num_slots; ++s)
-      barrier_arrive_expect(sh.received + static_cast<u32>(s * 8), (kCluster - 1) * kSums * 4);
+      barrier_arrive_expect(sh.received + static_cast<u32>(s * 8),
+                            (kCluster - 1) * kWarpsN * kSums * 4);
   }
 
   static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
     const Share share;
     // As Wna16Slices::slots() has it.
     const int num_slots =
-        kCluster == 1 ? 0 : ceil_div(ceil_div(kRowTiles, share.clusters), kCluster);
+        kCluster == 1 ? 0 : ceil_div(ceil_div(kRowGroups, share.clusters), kCluster);
     const Shared sh(smem, num_slots);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     pdl_launch_dependents();

@@ -29,11 +29,11 @@ GemmWna16Config stream(int tile_m, int warps_n, int warps_k, int units, int stag
 
 /// `spans` of 128 columns of a warp in a stage.
 GemmWna16Config slices(const GemmWna16Problem& p, int tile_m, int warps_k, int spans, int stages,
-                       int cluster, int blocks_per_sm = 1) {
+                       int cluster, int blocks_per_sm = 1, int warps_n = 1) {
   GemmWna16Config c;
   c.kernel = "slices";
   c.tile_m = tile_m, c.warps_k = warps_k, c.units = spans * p.bits / 2, c.stages = stages;
-  c.cluster_k = cluster, c.blocks_per_sm = blocks_per_sm;
+  c.cluster_k = cluster, c.blocks_per_sm = blocks_per_sm, c.warps_n = warps_n;
   return c;
 }
 
@@ -79,6 +79,8 @@ std::vector<Params> kinds(const GemmWna16Problem& p, const Arch& arch) {
     all.push_back(slices(p, tile_m, 2, 1, 2, 2));
     all.push_back(slices(p, tile_m, 1, 1, 4, 4));
     all.push_back(slices(p, tile_m, 1, 2, 3, 2));
+    all.push_back(slices(p, tile_m, 2, 1, 2, 2, 1, 2));
+    all.push_back(slices(p, tile_m, 2, 1, 2, 1, 1, 4));
   }
   all.push_back(mma(16, 32, 2, 2, 2, 1));
   all.push_back(mma(32, 64, 2, 4, 3, 2));
@@ -153,7 +155,8 @@ TEST_CASE("slices in every kind of cluster, with x held and staged, at layers of
     const int tile = m == 1 ? 1 : m == 7 ? 8 : 16;
     const auto p = problem(m, 2128, 4096, 4, 128, true);
     run(p, {slices(p, tile, 16, 2, 3, 1), slices(p, tile, 8, 2, 4, 2, 2),
-            slices(p, tile, 8, 1, 5, 4), slices(p, tile, 4, 1, 5, 8)});
+            slices(p, tile, 8, 1, 5, 4), slices(p, tile, 8, 2, 3, 2, 1, 2),
+            slices(p, tile, 8, 2, 2, 2, 1, 2), slices(p, tile, 4, 1, 5, 8)});
     const auto long_k = problem(m, 272, 14336, 4, 128, false, DType::f16, DType::f32);
     run(long_k, {slices(long_k, tile, 14, 1, 3, 8), slices(long_k, tile, 14, 2, 2, 4),
                  slices(long_k, tile, 16, 1, 4, 1), slices(long_k, tile, 8, 1, 8, 2)});

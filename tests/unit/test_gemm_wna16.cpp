@@ -134,7 +134,8 @@ TEST_CASE("slices refuses what its warps cannot hold or share") {
   const Arch arch = parse_arch("sm_90a");
   GemmWna16Config c;
   c.kernel = "slices";
-  c.tile_m = 16, c.warps_k = 16, c.units = 4, c.stages = 3, c.blocks_per_sm = 1, c.cluster_k = 1;
+  c.tile_m = 16, c.warps_n = 1, c.warps_k = 16, c.units = 4, c.stages = 3, c.blocks_per_sm = 1,
+  c.cluster_k = 1;
   const GemmWna16Problem p = problem(16, 4096, 4096);
   CHECK_FALSE(reject_reason(p, c, arch));
   CHECK(mentions(reject_reason(p, c, parse_arch("sm_80")), "sm_80 has no bulk copies"));
@@ -145,6 +146,8 @@ TEST_CASE("slices refuses what its warps cannot hold or share") {
     change(other);
     return reject_reason(p, other, arch);
   };
+  CHECK(mentions(with([](auto& o) { o.warps_n = 2; }), "32 warps are more than 16"));
+  CHECK(mentions(with([](auto& o) { o.warps_n = 3; }), "not a power of two"));
   CHECK(mentions(with([](auto& o) { o.units = 1; }), "64 columns of a warp"));
   CHECK(mentions(with([](auto& o) { o.tile_m = 8; }), "m = 16 is more than tile_m = 8"));
   CHECK(mentions(with([](auto& o) { o.cluster_k = 2; }), "nothing for the last of 2 blocks"));
@@ -160,7 +163,8 @@ TEST_CASE("slices gives each block of a cluster its part of k") {
   const Arch arch = parse_arch("sm_90a");
   GemmWna16Config c;
   c.kernel = "slices";
-  c.tile_m = 16, c.warps_k = 8, c.units = 4, c.stages = 4, c.blocks_per_sm = 2, c.cluster_k = 2;
+  c.tile_m = 16, c.warps_n = 1, c.warps_k = 8, c.units = 4, c.stages = 4, c.blocks_per_sm = 2,
+  c.cluster_k = 2;
   const GemmWna16Problem p = problem(16, 6144, 4096);
   const LaunchPlan launch = plan(p, c, arch);
   CHECK_EQ(launch.cluster, 2);
@@ -169,7 +173,7 @@ TEST_CASE("slices gives each block of a cluster its part of k") {
   CHECK_EQ(launch.workspace_bytes, 0);
   CHECK_EQ(plan(problem(16, 16, 4096), c, arch).grid[0], 2);
 
-  const Wna16Slices s{6144, 4096, 4, 128, true, 16, 8, 4, 4, 2, 2};
+  const Wna16Slices s{6144, 4096, 4, 128, true, 16, 1, 8, 4, 4, 2, 2};
   CHECK_EQ(s.stage_bytes(), 16 * (1024 + 32 + 16));
   CHECK_EQ(s.slices(), 2);
   CHECK(s.holds_x());
@@ -182,13 +186,18 @@ TEST_CASE("slices gives each block of a cluster its part of k") {
 TEST_CASE("slices compiles without spilling wherever there are bulk copies") {
   static const Nvrtc nvrtc;
   for (const char* arch_name : {"sm_90a", "sm_100a", "sm_120a"})
-    for (const auto& [tile_m, warps, spans, cluster, blocks] :
-         {std::tuple{16, 16, 2, 1, 1}, {16, 8, 2, 2, 2}, {16, 14, 1, 8, 1}, {1, 16, 1, 1, 2}})
+    for (const auto& [tile_m, warps_n, warps, spans, cluster, blocks] :
+         {std::tuple{16, 1, 16, 2, 1, 1},
+          {16, 1, 8, 2, 2, 2},
+          {16, 2, 8, 2, 2, 1},
+          {16, 1, 14, 1, 8, 1},
+          {1, 1, 16, 1, 1, 2}})
       for (const int bits : {4, 8}) {
         const Arch arch = parse_arch(arch_name);
         GemmWna16Config c;
         c.kernel = "slices";
-        c.tile_m = tile_m, c.warps_k = warps, c.units = spans * bits / 2, c.stages = 2;
+        c.tile_m = tile_m, c.warps_n = warps_n, c.warps_k = warps, c.units = spans * bits / 2;
+        c.stages = 2;
         c.blocks_per_sm = blocks, c.cluster_k = cluster;
         const auto p =
             problem(tile_m, 4096, tile_m == 16 && warps != 14 ? 4096 : 14336, bits, 128, bits == 4);
