@@ -335,7 +335,16 @@ struct WgmmaGemm {
     }
   }
 
-  /// store() where the expression stores its results: 8 neighbours of a row at once.
+  /// Groups that a lane has of four times as many, where the expression stores its results. An
+  /// expression that reads what it then writes (a residual) is called with all of them at once: its
+  /// loads are then on their way together, and not each behind the stores of the one before.
+  static constexpr int run_of(int run) {
+    return run == 1 || (kGroups % (4 * run) == 0 && kColumns % (8 * run) == 0) ? run
+                                                                              : run_of(run / 2);
+  }
+  static constexpr int kRun = run_of(kParts == 1 ? 4 : 2);
+
+  /// store() where the expression stores its results: 8 neighbours of a row at once, or more.
   static __device__ __forceinline__ void store_groups(const Args& args, i64 row0, int column0,
                                                       const float (&sum)[kSums]) {
     const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
@@ -343,26 +352,31 @@ struct WgmmaGemm {
     for (int r = 0; r < 2; ++r) {
       const i64 row = row0 + lane / 4 + 8 * r;
 #pragma unroll
-      for (int j = 0; j < kGroups; j += 4) {
-        float parts[8 * kParts];
+      for (int j = 0; j < kGroups; j += 4 * kRun) {
+        float parts[kRun * 8 * kParts];
 #pragma unroll
-        for (int part = 0; part < kParts; ++part)
+        for (int i = 0; i < kRun; ++i)
 #pragma unroll
-          for (int c = 0; c < 2; ++c) {
-            u32 v[4];
+          for (int part = 0; part < kParts; ++part)
 #pragma unroll
-            for (int q = 0; q < 4; ++q)
-              v[q] = j + q < kGroups
-                         ? __float_as_uint(sum[((j + q) * kParts + part) * 4 + 2 * r + c])
-                         : 0u;
-            quad_transpose(v, t);
+            for (int c = 0; c < 2; ++c) {
+              u32 v[4];
 #pragma unroll
-            for (int q = 0; q < 4; ++q) parts[(2 * q + c) * kParts + part] = __uint_as_float(v[q]);
-          }
-        const int column = column0 + (j + t) * 8;
-        if (row < args.m && (kGroups % 4 == 0 || j + t < kGroups) &&
+              for (int q = 0; q < 4; ++q) {
+                const int group = j + q * kRun + i;
+                v[q] = group < kGroups
+                           ? __float_as_uint(sum[(group * kParts + part) * 4 + 2 * r + c])
+                           : 0u;
+              }
+              quad_transpose(v, t);
+#pragma unroll
+              for (int q = 0; q < 4; ++q)
+                parts[(8 * i + 2 * q + c) * kParts + part] = __uint_as_float(v[q]);
+            }
+        const int group = j + t * kRun, column = column0 + group * 8;
+        if (row < args.m && (kGroups % 4 == 0 || group < kGroups) &&
             (kN % kTileN == 0 || column < kColumns))
-          Fusion::template apply<8>(args, row, column, parts);
+          Fusion::template apply<8 * kRun>(args, row, column, parts);
       }
     }
   }
