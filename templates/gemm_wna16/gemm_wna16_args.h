@@ -151,7 +151,9 @@ struct Wna16Slices {
     return holds_x() && held_registers() + sums + (tile_m > 8 ? 40 : 36) <= math_registers();
   }
 
-  constexpr int reducers() const { return tile_m > 8 ? kReducers : 1; }
+  /// Large clusters were faster with one (4096 x 14336, 16 tokens, clusters of 8: 13.5 and 15.3
+  /// us).
+  constexpr int reducers() const { return tile_m > 8 && cluster <= 2 ? kReducers : 1; }
   constexpr int sums() const { return tile_m * kWna16UnitRows; }  // of a row tile
   /// Row groups that a block gathers from its cluster.
   constexpr int slots(int clusters) const {

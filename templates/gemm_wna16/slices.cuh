@@ -12,10 +12,10 @@
 // the scales. Those copies begin before griddepcontrol.wait, because weights do not depend on the
 // previous kernel. w is the A operand of mma.m16n8k16, tokens are its N.
 //
-// The warps leave their sums of a row tile in shared memory, where further warps add them in order
-// of warp while the next row tile is multiplied. Blocks of a cluster share k as well: each sends
-// its sums to the one that stores the row tile (they take turns), which adds them in order of rank.
-// So results do not depend on timing, and nothing goes through global memory.
+// The warps leave their sums of a row tile in shared memory, where further warps add them in a
+// fixed order while the next row tile is multiplied. Blocks of a cluster share k as well: each
+// sends its sums to the one that stores the row tile (they take turns), which adds them in order of
+// rank. So results do not depend on timing, and nothing goes through global memory.
 //
 // Tunables (Config)
 //   tile_m         rows of x that are computed (1, 2, 4, 8, 16); rows from m on are not stored
@@ -27,8 +27,9 @@
 //   blocks_per_sm  blocks whose registers fit an SM: with 2 the next kernel's can come in beside
 //                  this one's, and fill their rings
 //
-// 28672 x 4096, 16 tokens, one H200: the same split with x in shared memory is bound by ldmatrix,
-// and loads straight to registers instead of the ring took 1.3 times as long.
+// 128256 x 4096 in bf16, 4 bits, groups of 128, one H200: 64 us for one row, 72 for sixteen, where
+// a kernel that only reads takes 61. Loads straight to registers instead of the ring took 1.05
+// to 1.3 times as long, and x in shared memory (16 rows) all of its bandwidth.
 //
 // Sources: PTX ISA 9.0, "st.async", "barrier.cluster", "setmaxnreg".
 #pragma once
@@ -176,7 +177,8 @@ struct SlicesWna16 {
   using Sums = float[kTokenTiles][4];
 
   /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
-  /// each other's; adds it up over groups on the tensor cores.
+  /// each other's; adds it up over groups on the tensor cores. Warps that have the span of other
+  /// row tiles leave the same sums.
   static __device__ __forceinline__ void hold(const GemmWna16Args& args, int span, float* x_sums,
                                               int lane, SpanX& b) {
     const int row = lane / 4, t = lane % 4;
@@ -215,21 +217,21 @@ struct SlicesWna16 {
     }
   }
 
-  /// Copies the block's share of x to shared memory, with zeros where it ends, and adds it up over
-  /// groups. The warps that multiply.
+  /// Copies a warp's slices of x to shared memory, with zeros where k ends, and adds them up over
+  /// groups. Nobody else reads them, but warps of other row tiles, which leave the same.
+  template <class SpanOf>
   static __device__ __forceinline__ void stage_x(const GemmWna16Args& args, const Shared& sh,
-                                                 int column0) {
-    constexpr int kPieces = kShape.x_columns() / 8;  // of 16 bytes, in a row
-    constexpr int kMath = kWarps * kWarp;
+                                                 int first_span, int lane, const SpanOf& span_of) {
+    constexpr int kPieces = kSpan / 8, kAll = kM * kSlices * kPieces;  // of 16 bytes
     const T* x = static_cast<const T*>(args.x);
-    const int thread = static_cast<int>(threadIdx.x);
 #pragma unroll 4
-    for (int first = 0; first < kM * kPieces; first += kMath) {
-      const int i = first + thread, row = i / kPieces, column = i % kPieces * 8;
+    for (int first = 0; first < kAll; first += kWarp) {
+      const int i = first + lane, row = i / (kSlices * kPieces);
+      const int column = span_of(i / kPieces % kSlices) * kSpan + i % kPieces * 8;
+      const int from = first_span * kSpan + column;
       Bytes<16> value{};
-      if (i < kM * kPieces && row < args.m && column0 + column < kK)
-        value =
-            *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(row) * kK + column0 + column);
+      if (i < kAll && row < args.m && (kWhole || from < kK))
+        value = *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(row) * kK + from);
       float total = 0.0f;
 #pragma unroll
       for (int w = 0; w < 4; ++w) {
@@ -238,10 +240,11 @@ struct SlicesWna16 {
         total += low + high;
       }
       total = warp_reduce<Sum, kGroup / 8>(total);
-      if (i >= kM * kPieces) continue;
+      if (i >= kAll) continue;
       *reinterpret_cast<Bytes<16>*>(sh.x + row * kStrideX + column * 2) = value;
       if (column % kGroup == 0) sh.x_sums[column / kGroup * kM + row] = total;
     }
+    __syncwarp();
   }
 
   /// Reads the sums of a span.
@@ -359,8 +362,7 @@ struct SlicesWna16 {
         for (int i = 0; i < kSlices; ++i) read_sums(sums_of(span_of(i)), lane, held_sums[i]);
       }
     } else {
-      stage_x(args, sh, share.first_span() * kSpan);
-      named_sync(1, kWarps * kWarp);
+      stage_x(args, sh, share.first_span(), lane, span_of);
       // ldmatrix takes the address of row lane % 8 at columns lane / 8 * 8; rows that are not there
       // are as good as any other, because nobody reads their sums.
       x_lane = shared_address(sh.x) +
@@ -440,6 +442,8 @@ struct SlicesWna16 {
       return groups;
     }
     static constexpr int kLaneGroups = groups(), kWarpsOfGroup = ceil_div(kWarpsK, kLaneGroups);
+    /// Where registers were given away there is room for four vectors at once.
+    static constexpr int kUnroll = !kShape.moves_registers() ? 16 : kPerLane < 4 ? 4 / kPerLane : 1;
     using Totals = float[kPerLane][4];
 
     const GemmWna16Args& args;
@@ -459,7 +463,7 @@ struct SlicesWna16 {
     __device__ __forceinline__ void add(const float* from, Totals& total) const {
       const int group = lane / kLanes;
       if (kLaneGroups * kLanes == kWarp || group < kLaneGroups)
-#pragma unroll 2
+#pragma unroll kUnroll
         for (int w = 0; w < kWarpsOfGroup; ++w) {
           const int warp = group * kWarpsOfGroup + w;
           if (kWarpsK % kLaneGroups != 0 && warp >= kWarpsK) continue;
