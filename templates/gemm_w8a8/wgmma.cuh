@@ -24,8 +24,8 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
-//   group_m         tiles (of a cluster) along m that are visited together, so that w is found in
-//   L2 promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
+//   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
+//   promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
 //
 // Sources: PTX ISA 9.0, "wgmma.mma_async"; on promotion, DeepGEMM.
 #pragma once
