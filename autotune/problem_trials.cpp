@@ -57,7 +57,9 @@ TrialTimes& TrialTimes::operator+=(const TrialTimes& other) {
 
 Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request,
                        std::span<const Params> known)
-    : family_(catalog.families().at(request.family)), problem_(request.problem) {
+    : family_(catalog.families().at(request.family)),
+      problem_(request.problem),
+      known_(!known.empty()) {
   const Arch& arch = catalog.arch();
   configs_.push_back(catalog.default_config(family_, problem_));
   for (Params& config : catalog.seeds(family_, problem_))

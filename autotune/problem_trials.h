@@ -25,6 +25,8 @@ class Candidates {
   const Params& problem() const { return problem_; }
   const std::vector<Params>& configs() const { return configs_; }
   const SearchSpace& space() const { return space_; }
+  /// Whether they are few that are known to be good, of which none need be left out.
+  bool known() const { return known_; }
   std::size_t num_points() const { return num_points_; }  // of the declared space, before pruning
   const std::vector<Pruned>& pruned() const { return pruned_; }
   /// A verdict of rejected or blocked, or nothing.
@@ -44,6 +46,7 @@ class Candidates {
  private:
   const Family& family_;
   Params problem_;
+  bool known_ = false;
   SearchSpace space_;
   std::size_t num_points_ = 0;
   std::vector<Pruned> pruned_;

@@ -25,7 +25,7 @@ using Clock = std::chrono::steady_clock;
 using Outcome = ProblemReport::Outcome;
 
 constexpr std::size_t kLookAhead = 3;  // problems whose compiles run before their turn
-constexpr std::size_t kKnown = 7;      // configs taken over from a problem like the one at hand
+constexpr std::size_t kKnown = 12;     // configs taken over from a problem like the one at hand
 
 double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
@@ -224,10 +224,16 @@ class Tuner {
               .try_emplace(index, catalog(), KernelRequest{problem.family, problem.problem},
                            known_configs(index))
               .first->second;
-      candidates.submit_ahead(catalog().arch(), options_.search, compiles_);
+      candidates.submit_ahead(catalog().arch(), options_of(candidates), compiles_);
     } catch (const InputError& error) {
       problem.reason = error.what();
     }
+  }
+
+  SearchOptions options_of(const Candidates& candidates) const {
+    SearchOptions out = options_.search;
+    if (candidates.known()) out.strategy = SearchStrategy::exhaustive;
+    return out;
   }
 
   Candidates* candidates_of(std::size_t index) {
@@ -250,7 +256,7 @@ class Tuner {
       ProblemTrials trials(stores_, *candidates, compiles_, bench,
                            [&](const ProblemTrials& now) { report_step(problem, now); });
       if (!warm) trials.warm_up(options_.warm_up_seconds);
-      SearchOptions search_options = options_.search;
+      SearchOptions search_options = options_of(*candidates);
       search_options.deadline = deadline;
       problem.search = search(candidates->configs().size(), trials, search_options,
                               candidates->space());

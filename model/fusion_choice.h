@@ -22,10 +22,11 @@ struct FusionChoice {
 /// "gate_up computes SwiGLU | saves 61.2 us of a step, measured".
 std::string to_text(const FusionChoice& choice);
 
-/// The fastest of step_fusions(), by the sums of their launches' times. Two ways are compared by
-/// the launches that they do not share: by measured times where both have them; one that has them
-/// all goes before one that lacks some, so that what a tune did not get to runs nothing untuned; and
-/// if neither has them, `estimated` decides, since a model's first run knows no more.
+/// The fastest of step_fusions(), by the sums of their launches' times and of what lies between
+/// them. Two ways are compared by the launches that they do not share: by measured times where both
+/// have them; one that has them all goes before one that lacks some, so that what a tune did not
+/// get to runs nothing untuned; and if neither has them, `estimated` decides, since a model's first
+/// run knows no more.
 FusionChoice choose_fusion(const ModelConfig& config, DType dtype, const ModelAddresses& layout,
                            const StepShape& shape, const ProblemTime& measured,
                            const ProblemTime& estimated);

@@ -340,7 +340,7 @@ struct WgmmaGemm {
   /// loads are then on their way together, and not each behind the stores of the one before.
   static constexpr int run_of(int run) {
     return run == 1 || (kGroups % (4 * run) == 0 && kColumns % (8 * run) == 0) ? run
-                                                                              : run_of(run / 2);
+                                                                               : run_of(run / 2);
   }
   static constexpr int kRun = run_of(kParts == 1 ? 4 : 2);
 

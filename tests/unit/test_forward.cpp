@@ -273,10 +273,10 @@ TEST_CASE("the way to fuse is the one with the least sum of times") {
   CHECK_EQ(choice.fusion, StepFusion{true, NormKernel::none, NormKernel::none});
   CHECK(choice.measured);
   // Three kernels in each of three layers, and the last norm is no slower.
-  CHECK(choice.saved_us == doctest::Approx(3 * 6));
+  CHECK(choice.saved_us == doctest::Approx(3 * 3 * 2.4));
   CHECK_EQ(to_text(choice),
            "gate_up computes SwiGLU; o adds to the residual stream; gate_up normalises its input; "
-           "down adds to the residual stream; qkv normalises its input | saves 18.0 us of a step, "
+           "down adds to the residual stream; qkv normalises its input | saves 21.6 us of a step, "
            "measured");
   // A prologue that costs more than the kernel it saves.
   us["rmsnormcast"] = 13;
@@ -297,7 +297,7 @@ TEST_CASE("the way to fuse is the one with the least sum of times") {
   choice = chosen(1);
   CHECK_EQ(choice.fusion, StepFusion{true, NormKernel::adds, NormKernel::adds});
   CHECK_FALSE(choice.measured);
-  CHECK(choice.saved_us == doctest::Approx(3 * 2));
+  CHECK(choice.saved_us == doctest::Approx(3 * 2.4));
   // Nor is a product left unfused that was measured fused alone.
   unknown = {"gemm 352"};
   us["swiglu"] = 100;
