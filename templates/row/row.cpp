@@ -174,7 +174,12 @@ std::optional<std::string> row_reject_reason(const RowProblem& problem, const Ro
   // A bound leaves nothing beyond itself for addresses and reductions, and rows in turn are loaded
   // ahead of the one at hand.
   const std::int64_t more = (config.blocks_per_sm > 0 ? 6 : 0) + (config.turns > 1 ? share / 4 : 0);
-  if (config.keep == "registers" && !fits_registers(problem, share + more, threads_on_sm, arch))
+  // Before sm_90 ptxas stops at 128 registers for rows in turn of its own accord (softmax_masked of
+  // 4096 elements by 128 threads on sm_80); as if an SM had to hold 640 threads, so that some 100
+  // are left for elements.
+  const int at_least = config.turns > 1 && arch.cc() < 90 ? 640 : 0;
+  if (config.keep == "registers" &&
+      !fits_registers(problem, share + more, std::max(threads_on_sm, at_least), arch))
     return fmt::format("{} threads have too few registers to keep {} elements of a row each",
                        threads_on_sm, share);
   if (config.keep == "packed") {

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <numeric>
 
 #include "autotune/row_family.h"
 #include "compiler/nvrtc.h"
@@ -22,11 +23,11 @@ struct Build {
 };
 
 /// Spills come of too few registers, and such configs should be no candidates. But in long unrolled
-/// loops ptxas puts one to three words away before them and takes them back after, with registers to
-/// spare that no option makes it use (softmax_causal, one element at a time; softmax_masked on sm_80,
-/// three words with 128 of 255 registers): let pass where it is not what runs untuned.
+/// loops ptxas puts a word or two away before them and takes it back after, with registers to spare
+/// that no option makes it use (softmax_causal, one element at a time): let pass where it is not
+/// what runs untuned.
 std::string spill_fault(const ResourceReport& report, const Build& build) {
-  constexpr int kOwnAccord = 12;  // bytes
+  constexpr int kOwnAccord = 8;  // bytes
   const int threads = build.config.at("threads").get<int>() *
                       std::max(1, build.config.at("blocks_per_sm").get<int>());
   const int limit = std::min(255, build.arch.registers_per_sm / threads / 8 * 8);
@@ -64,10 +65,12 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
   QUERN_SKIP_IF(!nvrtc, "NVRTC is not installed");
   const RowFamily family(embedded_templates());
   std::vector<Build> builds;
-  std::size_t turn = 0;
-  for (const auto& [name, kernel] : family.kernels())
+  for (const auto& [name, kernel] : family.kernels()) {
+    // Walks through sizes, dtypes and configs, since all of them together would take minutes; from
+    // where the kernel's name says, so that it does not matter which others there are.
+    std::size_t turn = std::accumulate(name.begin(), name.end(), std::size_t{0});
     for (const Arch& arch : known_archs()) {
-      ++turn;  // walks through sizes, dtypes and configs: all of them together would take minutes
+      ++turn;
       constexpr DType dtypes[] = {DType::bf16, DType::f16, DType::f32, DType::e4m3, DType::i8};
       constexpr std::int64_t cols[] = {172, 4096, 65536};
       const Params problem =
@@ -78,6 +81,7 @@ TEST_CASE("every row kernel compiles for every architecture, without warnings or
       const std::size_t other = turn / 2 % few.size();
       if (other != 0) builds.push_back({problem, few[other], false, arch});
     }
+  }
   test::check_in_parallel(builds.size(),
                           [&](std::size_t i) { return fault_of(*nvrtc, family, builds[i]); });
   CHECK_GE(builds.size(), family.kernels().size() * known_archs().size());
