@@ -40,7 +40,7 @@ std::vector<Variant> variants() {
                         const char* result) {
     Variant variant{
         "fused_gemm", name, {{"dtype", "bf16"}, {"prologue", prologue}, {"epilogue", epilogue}}};
-    if (*prologue != 0) variant.fields["eps"] = 1e-5;
+    if (*prologue != 0) variant.fields.update({{"eps", 1e-5}, {"stream", "bf16"}});
     variant.fields[result] = std::string_view(result) == "Q" ? "e4m3" : "bf16";
     return variant;
   };
