@@ -4,6 +4,7 @@
 #include <numeric>
 #include <span>
 
+#include "autotune/trial_order.h"
 #include "runtime/base/error.h"
 #include "templates/gemm/gemm.h"
 #include "templates/gemm_w8a8/gemm_w8a8.h"
@@ -20,18 +21,6 @@ constexpr int kAlgorithms = 8;                 // of cuBLASLt's heuristics
 constexpr std::size_t kDenseRivals = 2;        // that take turns with a kernel of another family
 constexpr int kRounds = 21, kQuickRounds = 3;  // of what is reported, and to find rivals
 constexpr std::size_t kStreamConfigs = 8;      // the best of so many is what reading takes
-
-/// Candidates by the tuner's own times, those without one last.
-std::vector<std::size_t> by_time(const ProblemReport& tuned) {
-  std::vector<std::size_t> order;
-  for (const Trial& trial : tuned.search.trials)
-    if (trial.verdict.status == TrialStatus::ok && trial.timing.num_samples > 0)
-      order.push_back(trial.candidate);
-  std::stable_sort(order.begin(), order.end(), [&](std::size_t a, std::size_t b) {
-    return tuned.search.trials[a].timing.median_us < tuned.search.trials[b].timing.median_us;
-  });
-  return order;
-}
 
 ordered_json to_json(const Timing& timing) {
   return {{"median_us", timing.median_us}, {"spread_us", timing.spread_us}};
@@ -145,8 +134,8 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
   std::vector<Params> own{library_.default_config(family, tuned.problem)}, libraries;
   if (has_record && !out.library_won && tuned.record.config != own.front())
     own.push_back(tuned.record.config);
-  for (const std::size_t i : by_time(tuned)) {
-    const Params& config = tuned.configs[i];
+  for (const Trial* trial : fastest_trials(tuned.search)) {
+    const Params& config = tuned.configs[trial->candidate];
     const bool known = std::find(own.begin(), own.end(), config) != own.end();
     if (!family.is_library(config) && !known && own.size() < kOwnConfigs)
       own.push_back(config);

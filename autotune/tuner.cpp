@@ -15,6 +15,7 @@
 
 #include "autotune/device_bench.h"
 #include "autotune/problem_trials.h"
+#include "autotune/trial_order.h"
 #include "cache/timestamp.h"
 #include "runtime/base/error.h"
 
@@ -31,7 +32,8 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-/// Microseconds that a step spends on a problem at best, roughly: what share of a budget it is worth.
+/// Microseconds that a step spends on a problem at best, roughly: what share of a budget it is
+/// worth.
 double weight_of(const Family& family, const KernelRequest& request) {
   constexpr double kBytesPerUs = 3e6, kFlopsPerUs = 5e8, kLaunchUs = 1;
   const Cost cost = family.cost(request.problem);
@@ -152,19 +154,12 @@ class Tuner {
         options_.search.strategy != SearchStrategy::ranked)
       return {};
     const ProblemReport& problem = report_.problems[leader->second];
-    std::vector<const Trial*> trials;
-    for (const Trial& trial : problem.search.trials)
-      if (trial.verdict.status == TrialStatus::ok && trial.timing.num_samples > 0)
-        trials.push_back(&trial);
-    std::stable_sort(trials.begin(), trials.end(), [](const Trial* a, const Trial* b) {
-      return a->timing.median_us < b->timing.median_us;
-    });
     const Family& family = stores_.catalog.families().at(report_.problems[index].family);
     std::vector<Params> out;
-    for (const Trial* trial : trials) {
+    for (const Trial* trial : fastest_trials(problem.search)) {
       const Params& config = problem.configs[trial->candidate];
-      if (out.size() < kKnown && !refusal(family, report_.problems[index].problem, config,
-                                          stores_.catalog.arch()))
+      if (out.size() < kKnown &&
+          !refusal(family, report_.problems[index].problem, config, stores_.catalog.arch()))
         out.push_back(config);
     }
     return out;
@@ -208,8 +203,8 @@ class Tuner {
     if (!end_) return Clock::time_point::max();
     const std::lock_guard lock(mutex_);
     const auto left = std::chrono::duration<double>(*end_ - Clock::now());
-    const double share = std::min(
-        1.0, open_[turn].weight * static_cast<double>(benches_.size()) / weight_left_);
+    const double share =
+        std::min(1.0, open_[turn].weight * static_cast<double>(benches_.size()) / weight_left_);
     return Clock::now() + std::chrono::duration_cast<Clock::duration>(left * share);
   }
 
@@ -258,8 +253,8 @@ class Tuner {
       if (!warm) trials.warm_up(options_.warm_up_seconds);
       SearchOptions search_options = options_of(*candidates);
       search_options.deadline = deadline;
-      problem.search = search(candidates->configs().size(), trials, search_options,
-                              candidates->space());
+      problem.search =
+          search(candidates->configs().size(), trials, search_options, candidates->space());
       problem.num_resumed = trials.num_resumed();
       problem.times = trials.times();
       tell_blocked(*candidates, problem.search);
@@ -341,8 +336,7 @@ class Tuner {
       progress.seconds_left =
           std::max(0.0, std::chrono::duration<double>(*end_ - Clock::now()).count());
     else if (done_ > 0)
-      progress.seconds_left = seconds_since(start_) *
-                              static_cast<double>(open_.size() - done_) /
+      progress.seconds_left = seconds_since(start_) * static_cast<double>(open_.size() - done_) /
                               static_cast<double>(done_);
     return progress;
   }
@@ -365,7 +359,7 @@ class Tuner {
   CompileQueue compiles_;
   std::mutex mutex_;  // of what follows; taken before that of the stores
   TuneReport report_;
-  std::vector<Open> open_;  // problems to tune, the weightiest first
+  std::vector<Open> open_;                      // problems to tune, the weightiest first
   std::map<std::size_t, std::size_t> leaders_;  // of open problems, by index of the report
   std::set<std::size_t> finished_;              // by index of the report
   std::size_t next_ = 0, done_ = 0;

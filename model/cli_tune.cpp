@@ -121,12 +121,9 @@ std::string fusion_text(const ordered_json& fused) {
   std::string out;
   for (const auto& step : fused) {
     const char* const kind = step.contains("batch") ? "batch" : "prompt";
-    out += fmt::format("fused, {} {}: {}", kind, step.at(kind).get<int>(),
-                       step.at("fused").get<std::string>());
-    if (const auto saved_us = step.at("saved_us").get<double>(); saved_us > 0)
-      out += fmt::format(" | saves {:.1f} us of a step, {}", saved_us,
-                         step.at("measured").get<bool>() ? "measured" : "by estimate");
-    out += "\n";
+    out += fmt::format(
+        "fused, {} {}: {}{}\n", kind, step.at(kind).get<int>(), step.at("fused").get<std::string>(),
+        saving_text(step.at("saved_us").get<double>(), step.at("measured").get<bool>()));
   }
   return out;
 }

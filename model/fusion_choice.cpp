@@ -60,12 +60,14 @@ std::optional<double> sum(const std::vector<ModelProblem>& launches, Remembered&
 
 }  // namespace
 
+std::string saving_text(double saved_us, bool measured) {
+  if (saved_us <= 0) return "";
+  return fmt::format(" | saves {:.1f} us of a step, {}", saved_us,
+                     measured ? "measured" : "by estimate");
+}
+
 std::string to_text(const FusionChoice& choice) {
-  std::string out = to_text(choice.fusion);
-  if (choice.saved_us > 0)
-    out += fmt::format(" | saves {:.1f} us of a step, {}", choice.saved_us,
-                       choice.measured ? "measured" : "by estimate");
-  return out;
+  return to_text(choice.fusion) + saving_text(choice.saved_us, choice.measured);
 }
 
 FusionChoice choose_fusion(const ModelConfig& config, DType dtype, const ModelAddresses& layout,

@@ -20,13 +20,12 @@ is what a call takes where Python launches each kernel, as without graphs.
 """
 import argparse
 import json
-import sys
 import time
 
 import torch
 import torch.nn.functional as F
 
-from row import measure, num_sets
+from row import chosen, measure, num_sets
 
 GROUP = 128
 
@@ -117,13 +116,7 @@ def main():
     parser.add_argument("--sizes", default="4096x4096", help="n x k")
     parser.add_argument("--rows", default="1,16,128")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("there is no GPU that PyTorch can use")
-    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}),
-          flush=True)
-    for name in options.ops.split(","):
-        if name not in OPS:
-            sys.exit(f"'{name}' is none of {', '.join(OPS)}")
+    for name in chosen(options.ops, OPS):
         for size in options.sizes.split(","):
             n, k = map(int, size.split("x"))
             for rows in map(int, options.rows.split(",")):

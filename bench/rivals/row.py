@@ -141,19 +141,25 @@ def bench(name, rows, cols, dtype):
             "copy_bytes_per_second": copy}
 
 
+def chosen(names, ops):
+    """Prints what it runs on, and goes through those of `ops` that `names` lists."""
+    if not torch.cuda.is_available():
+        sys.exit("there is no GPU that PyTorch can use")
+    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}),
+          flush=True)
+    for name in names.split(","):
+        if name not in ops:
+            sys.exit(f"'{name}' is none of {', '.join(ops)}")
+        yield name
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ops", default=",".join(OPS))
     parser.add_argument("--shapes", default="32x4096,4096x4096,65536x4096,32x8192,4096x8192")
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float16", "float32"])
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("there is no GPU that PyTorch can use")
-    print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__}),
-          flush=True)
-    for name in options.ops.split(","):
-        if name not in OPS:
-            sys.exit(f"'{name}' is none of {', '.join(OPS)}")
+    for name in chosen(options.ops, OPS):
         for shape in options.shapes.split(","):
             rows, cols = map(int, shape.split("x"))
             print(json.dumps(bench(name, rows, cols, getattr(torch, options.dtype))), flush=True)
