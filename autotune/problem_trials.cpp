@@ -66,8 +66,7 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request,
     if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
       configs_.push_back(std::move(config));
   for (const Params& config : known)
-    if (std::find(configs_.begin(), configs_.end(), config) == configs_.end() &&
-        !quern::refusal(family_, problem_, config, arch))
+    if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
       configs_.push_back(config);
   std::vector<double> estimates_us;
   for (const Params& config : configs_)

@@ -206,10 +206,8 @@ void bench_products(const Common& common, const ProductOptions& options) {
     print_text(fmt::format(
         "{}, {}, {}; tuned in {:.1f} s; of reading: time over that of a kernel that only reads as "
         "many bytes; of cuBLASLt: its time over ours; quick: cuBLASLt's for less than is asked, "
-        "INT8 "
-        "without scales and FP8 without promotion; of alone: a fused product's time over that of "
-        "the "
-        "product alone\n{}",
+        "INT8 without scales and FP8 without promotion; of alone: a fused product's time over "
+        "that of the product alone\n{}",
         device.name, variant.family, variant.name, report.seconds,
         product_table(results, roofs, family)));
 }
