@@ -33,6 +33,7 @@ const std::vector<IntTunable<GemmConfig>>& tunables() {
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
+      {"cluster_k", &C::cluster_k, {0, 1, 2, 4}},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
   return tunables;
@@ -159,8 +160,8 @@ std::optional<std::string> reject_reason(const GemmProblem& p, const GemmConfig&
   if (c.kernel == "gemv") return reject_gemv(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
-    if (auto why = outside_space(
-            c, {"tile_m", "tile_n", "tile_k", "stages", "split_k", "group_m", "cluster"}))
+    if (auto why = outside_space(c, {"tile_m", "tile_n", "tile_k", "stages", "split_k", "group_m",
+                                     "cluster", "cluster_k"}))
       return why;
     return reject_wgmma(p, c, arch);
   }

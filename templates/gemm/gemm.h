@@ -42,6 +42,7 @@ struct GemmConfig {
   int split_k = 0;             // mma, wgmma: blocks that share an output tile
   int group_m = 0;             // mma, wgmma: tiles along m that are visited together
   int cluster = 0;             // wgmma: blocks that share tiles of w
+  int cluster_k = 0;           // wgmma: blocks of a cluster that share an output tile
   bool pingpong = false;       // wgmma: each warpgroup has tiles of its own, else half of each
   int algorithm = 0;           // cublaslt: rank in the library's own order
 
@@ -55,8 +56,8 @@ struct GemmConfig {
         std::pair{"unroll", &C::unroll},         std::pair{"stages", &C::stages},
         std::pair{"async_copy", &C::async_copy}, std::pair{"blocks_per_sm", &C::blocks_per_sm},
         std::pair{"split_k", &C::split_k},       std::pair{"group_m", &C::group_m},
-        std::pair{"cluster", &C::cluster},       std::pair{"pingpong", &C::pingpong},
-        std::pair{"algorithm", &C::algorithm}};
+        std::pair{"cluster", &C::cluster},       std::pair{"cluster_k", &C::cluster_k},
+        std::pair{"pingpong", &C::pingpong},   std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmConfig&) const = default;
 };

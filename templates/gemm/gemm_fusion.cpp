@@ -86,6 +86,8 @@ Reason reject_reason(const GemmProblem& p, const GemmFusion& fusion, const GemmC
   if (fusion.parts == 2 && p.n % 16 != 0)
     return fmt::format(
         "w holds 8 rows of each of two parts in turn, so n is a multiple of 16, not {}", p.n);
+  if (fusion.parts == 2 && c.kernel == "wgmma" && c.tile_n % (32 * c.cluster_k) != 0)
+    return fmt::format("{} columns in {} shares are not 16 of each part", c.tile_n, c.cluster_k);
   if (fusion.parts == 2 && c.kernel == "gemv" && c.rows_per_warp < 2)
     return "rows_per_warp = 1 leaves a warp with one part of an element";
   if (fusion.norm_eps) {

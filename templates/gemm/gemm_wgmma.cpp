@@ -18,7 +18,7 @@ constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
 constexpr int kMaxSums = 192;  // of a thread: accumulators; its registers are 232
 
 int smem_bytes(const GemmConfig& c) {
-  return wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages);
+  return wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages, c.cluster_k);
 }
 int rows_of_group(const GemmConfig& c) { return c.pingpong ? c.tile_m : c.tile_m / 2; }
 
@@ -29,9 +29,15 @@ std::int64_t tiles_m(const GemmProblem& p, const GemmConfig& c) {
 std::int64_t tiles(const GemmProblem& p, const GemmConfig& c) {
   return tiles_m(p, c) * ceil_div(p.n, c.tile_n);
 }
+/// Blocks of a cluster; those of more than two do not fit every group of SMs evenly (30 of four in
+/// the 132 SMs of an H200).
+int cluster(const GemmConfig& c) { return c.cluster * c.cluster_k; }
 int clusters_at_once(const GemmConfig& c, const Arch& arch) {
-  return std::max(1, std::max(1, arch.num_sms) / c.cluster);
+  const int sms = std::max(1, arch.num_sms);
+  return std::max(1, (cluster(c) <= 2 ? sms : sms * 10 / 11) / cluster(c));
 }
+/// Blocks that share an output tile, in a cluster or through the workspace.
+int shares_of_k(const GemmConfig& c) { return c.split_k * c.cluster_k; }
 
 }  // namespace
 
@@ -51,13 +57,17 @@ std::optional<std::string> reject_wgmma(const GemmProblem& p, const GemmConfig& 
     return fmt::format("a cluster of {} does not share {} rows of w in groups of 8", c.cluster,
                        c.tile_n);
   if (c.pingpong && c.split_k > 1) return "pingpong does not split k";
+  if (c.cluster_k > 1 && (c.split_k > 1 || c.cluster > 1))
+    return "blocks share the k of a tile in one way, and w with no others";
+  if (c.tile_n % (16 * c.cluster_k) != 0)
+    return fmt::format("{} blocks do not add {} columns in groups of 16", c.cluster_k, c.tile_n);
   if (smem_bytes(c) > arch.smem_per_block_bytes)
     return fmt::format("needs {} bytes of shared memory, {} has {} for a block", smem_bytes(c),
                        arch.name(), arch.smem_per_block_bytes);
-  if (c.split_k > ceil_div(p.k, c.tile_k))
-    return fmt::format("split_k = {} is more than the {} tiles of k", c.split_k,
+  if (shares_of_k(c) > ceil_div(p.k, c.tile_k))
+    return fmt::format("{} shares are more than the {} tiles of k", shares_of_k(c),
                        ceil_div(p.k, c.tile_k));
-  if (tiles(p, c) * c.split_k > 0x3fffffff) return "more tiles than are counted";
+  if (tiles(p, c) * shares_of_k(c) > 0x3fffffff) return "more tiles than are counted";
   if (c.split_k > 1) {
     if (tiles(p, c) > kMaxCounters)
       return fmt::format("{} split output tiles are more than {} counters", tiles(p, c),
@@ -72,9 +82,9 @@ LaunchPlan plan_wgmma(const GemmProblem& p, const GemmConfig& c, const Arch& arc
   LaunchPlan plan;
   const std::int64_t work = tiles(p, c) / c.cluster * c.split_k;
   plan.grid[0] =
-      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * c.cluster);
+      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * cluster(c));
   plan.block[0] = kThreads;
-  plan.cluster = static_cast<unsigned>(c.cluster);
+  plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(c));
   plan.pdl = true;
   plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
@@ -102,16 +112,22 @@ void add_wgmma(const GemmProblem& p, std::vector<GemmConfig>& points) {
   GemmConfig c;
   c.kernel = "wgmma";
   c.tile_k = 64;
+  struct Sharing {
+    int cluster, split_k, cluster_k;
+  };
   for (const bool pingpong : {false, true})
     for (c.tile_m = 64; c.tile_m <= 256; c.tile_m *= 2)
-      for (const int tile_n : {64, 96, 128, 160, 176, 192, 224, 256})
-        for (c.cluster = 1; c.cluster <= 2; ++c.cluster)
+      for (const int tile_n : {64, 96, 128, 160, 192, 224, 256})
+        for (const Sharing& s :
+             {Sharing{1, 1, 1}, Sharing{1, 2, 1}, Sharing{1, 3, 1}, Sharing{1, 4, 1},
+              Sharing{1, 6, 1}, Sharing{1, 8, 1}, Sharing{1, 1, 2}, Sharing{1, 1, 4},
+              Sharing{2, 1, 1}, Sharing{2, 2, 1}, Sharing{2, 3, 1}, Sharing{2, 4, 1}})
           for (c.stages = 3; c.stages <= 8; ++c.stages)
-            for (const int split_k : {1, 2, 3, 4, 6, 8})
-              for (const int group_m : {1, 4, 8, 16}) {
-                c.pingpong = pingpong, c.tile_n = tile_n, c.split_k = split_k, c.group_m = group_m;
-                points.push_back(c);
-              }
+            for (const int group_m : {1, 4, 8, 16}) {
+              c.pingpong = pingpong, c.tile_n = tile_n, c.group_m = group_m;
+              c.cluster = s.cluster, c.split_k = s.split_k, c.cluster_k = s.cluster_k;
+              points.push_back(c);
+            }
 }
 
 void add_usual_wgmma(std::vector<GemmConfig>& points) {
@@ -121,13 +137,15 @@ void add_usual_wgmma(std::vector<GemmConfig>& points) {
   struct Shape {
     int tile_m, tile_n, stages;
     bool pingpong;
+    int cluster_k = 1;
   };
   for (const Shape& s :
        {Shape{128, 256, 4, false}, Shape{128, 192, 5, true}, Shape{128, 128, 6, true},
-        Shape{128, 96, 7, false}, Shape{64, 128, 8, true}})
+        Shape{128, 96, 7, false}, Shape{64, 128, 8, true}, Shape{128, 128, 6, false, 2},
+        Shape{128, 64, 8, false, 2}, Shape{64, 64, 8, true, 2}})
     for (const int group_m : {1, 4, 8}) {
       c.tile_m = s.tile_m, c.tile_n = s.tile_n, c.stages = s.stages, c.pingpong = s.pingpong;
-      c.group_m = group_m;
+      c.cluster_k = s.cluster_k, c.group_m = group_m;
       points.push_back(c);
     }
 }
@@ -142,16 +160,17 @@ std::optional<std::string> wasteful_wgmma(const GemmProblem& p, const GemmConfig
   if (c.group_m > 1 && groups <= c.group_m / 2)
     return fmt::format("a group of {} tiles along m is the same as one of fewer", c.group_m);
   if (groups > 4 && c.group_m < 4) return "so small a group along m reads w too often";
-  const int one_more = wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages + 1);
+  const int one_more = wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages + 1, c.cluster_k);
   if (c.stages != 4 && c.stages < 8 && one_more <= arch.smem_per_block_bytes)
     return "a deeper ring fits";
   const double sms = std::max(1, arch.num_sms), count = double(tiles(p, c));
-  if (c.split_k > 1 && count >= 0.8 * sms)
-    return fmt::format("{} tiles fill the GPU without split_k = {}", count, c.split_k);
-  if (c.split_k > 1 && count * c.split_k > 2 * sms)
-    return fmt::format("{} tiles need no split_k = {}", count, c.split_k);
-  if (count * c.split_k < sms / 4 && 2 * c.split_k <= 8 && ceil_div(p.k, c.tile_k) > 8)
-    return fmt::format("{} tiles leave most of {} SMs without work", count * c.split_k, sms);
+  const int shares = shares_of_k(c);
+  if (shares > 1 && count >= 0.8 * sms)
+    return fmt::format("{} tiles fill the GPU without {} shares of k", count, shares);
+  if (shares > 1 && count * shares > 2 * sms)
+    return fmt::format("{} tiles need no {} shares of k", count, shares);
+  if (count * shares < sms / 4 && 2 * shares <= 8 && ceil_div(p.k, c.tile_k) > 8)
+    return fmt::format("{} tiles leave most of {} SMs without work", count * shares, sms);
   return std::nullopt;
 }
 
@@ -160,7 +179,7 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double work = double(tiles(p, c)) / c.cluster * c.split_k;
   const double at_once = std::min<double>(work, clusters_at_once(c, arch));
   const double rounds = std::ceil(work / at_once);
-  const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), c.split_k);
+  const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), shares_of_k(c));
   const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;
   // Both operands of every 64 rows are read from shared memory.
   constexpr double kSmemBytesPerClock = 128;
@@ -174,7 +193,7 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double math = flops / (share * arch.tensor_tflops * 1e6 / std::max(1, arch.num_sms));
   const double l2 = (x_bytes + w_bytes / c.cluster) / sm_rate(arch);
   const double shared_by = std::min<double>(double(tiles_m(p, c)), c.group_m * c.cluster);
-  const double blocks = at_once * c.cluster;
+  const double blocks = at_once * cluster(c);
   const double dram =
       blocks * w_bytes / shared_by / dram_rate(arch, blocks, (c.stages - 1) * (x_bytes + w_bytes));
   const double latency = kDramLatencyUs / (c.stages - 1);
@@ -182,9 +201,12 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;
   const double stores = 0.3 + c.tile_m * c.tile_n * out_bytes / (0.5 * sm_rate(arch));
   const double sums = c.tile_m * c.tile_n * 4.0;
-  const double split = c.split_k == 1 ? 0 : 1.5 + (1 + c.split_k) * sums / (0.5 * sm_rate(arch));
+  double split = c.split_k == 1 ? 0 : 1.5 + (1 + c.split_k) * sums / (0.5 * sm_rate(arch));
+  if (c.cluster_k > 1)
+    split = 0.4 * c.cluster_k + sums * (c.cluster_k - 1) / c.cluster_k / (0.5 * sm_rate(arch));
   // The other warpgroup multiplies meanwhile, in all rounds but the last.
-  const double finish = c.pingpong ? stores + 0.1 * rounds * stores : rounds * (stores + split);
+  const double own = stores / c.cluster_k + split;
+  const double finish = c.pingpong ? own + 0.1 * rounds * own : rounds * own;
   return kLaunchUs + kDramLatencyUs + rounds * steps * step + finish;
 }
 

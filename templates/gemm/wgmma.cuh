@@ -4,9 +4,9 @@
 //   m is an argument, n and k are compile-time constants, multiples of 8; any m >= 1: what lies
 //   outside the matrices arrives in shared memory as zeros and is not stored.
 //
-// Blocks stay resident, one on every SM, and walk over tiles of y. A block is a warpgroup whose first
-// thread requests tiles of x and w through TMA into a ring in shared memory, and two warpgroups that
-// multiply them (wgmma); full and empty stages are handed over by barriers.
+// Blocks stay resident, one on every SM, and walk over tiles of y. A block is a warpgroup whose
+// first thread requests tiles of x and w through TMA into a ring in shared memory, and two
+// warpgroups that multiply them (wgmma); full and empty stages are handed over by barriers.
 //
 // Tunables (Config)
 //   tile_m, tile_n  a tile of y
@@ -15,25 +15,32 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
-//   split_k         blocks that share an output tile; each leaves fp32 sums in the workspace and the
+//   split_k         blocks that share an output tile; each leaves fp32 sums in the workspace and
+//   the
 //                   last to arrive adds them in order of k, so results do not depend on timing
-//   group_m         tiles (of a cluster) along m that are visited together, so that w is found in L2
+//   cluster_k       the same by the blocks of a cluster, which send each other their sums through
+//                   distributed shared memory; each adds, in order of k, and stores a part of the
+//                   columns
+//   group_m         tiles (of a cluster) along m that are visited together, so that w is found in
+//   L2
 //
-// Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous kernel.
+// Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous
+// kernel.
 //
 // Sources: PTX ISA 9.0; the division of work follows CUTLASS's warp-specialised persistent kernels
 // for Hopper (cooperative and pingpong).
 #pragma once
+#include "common/cluster_sums.cuh"
 #include "common/grid.cuh"
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
-#include "common/quad.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
 #include "common/workspace_args.h"
 #include "gemm/fusion.cuh"
 #include "gemm/gemm_args.h"
+#include "gemm/wgmma_store.cuh"
 
 namespace quern {
 
@@ -41,31 +48,39 @@ namespace quern {
 template <class Problem, class Config, class Product, class Fusion = StoreSums<GemmTmaArgs>>
 struct WgmmaGemm {
   using Args = typename Fusion::Args;
-  using T = typename Problem::Input;
-  using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k;
   static constexpr int kTileM = Config::tile_m, kTileN = Config::tile_n, kTileK = Config::tile_k;
   static constexpr int kStages = Config::stages, kSplitK = Config::split_k;
   static constexpr int kCluster = Config::cluster, kGroupM = Config::group_m;
+  static constexpr int kClusterK = Config::cluster_k, kBlocks = kCluster * kClusterK;
   static constexpr bool kPingpong = Config::pingpong;
   static constexpr bool kAssists = false;
-  static constexpr int kGroup = 128;       // threads of a warpgroup
+  static constexpr int kGroup = 128;  // threads of a warpgroup
   static constexpr int kMathGroups = 2;
   static constexpr int kRows = kPingpong ? kTileM : kTileM / kMathGroups;  // of a warpgroup
   static constexpr int kBlocksM = kRows / 64, kSums = kTileN / 2;
+  static constexpr int kSharers = kSplitK * kClusterK;  // blocks that have a part of a tile's k
   static constexpr int kTilesN = ceil_div(kN, kTileN), kTilesK = ceil_div(kK, kTileK);
   static constexpr int kBytesX = kTileM * kTileK * 2, kBytesW = kTileN * kTileK * 2;
   static constexpr int kStageBytes = kBytesX + kBytesW;
+  static constexpr bool kWhole = kN % kTileN == 0;  // all columns of all tiles exist
 
   static_assert(kTileK == 64, "a row of a stage's tile is 128 bytes");
   static_assert(kRows % 64 == 0, "wgmma multiplies 64 rows");
   static_assert(!kPingpong || kSplitK == 1, "sums of splits are added by the whole block");
-  static_assert(kTileN % 16 == 0, "four lanes store 64 bytes of a row");
-  static_assert(kTileN % (8 * Fusion::kParts) == 0, "a tile has all parts of an element");
-  static_assert(kTileN % (8 * kCluster) == 0, "each block of a cluster fetches whole groups of rows");
+  static_assert(kClusterK == 1 || (kCluster == 1 && kSplitK == 1), "one way of sharing a tile");
+  static_assert(kTileN % (8 * kCluster) == 0,
+                "each block of a cluster fetches whole groups of rows");
 
   struct Tile {
     int row0, column0, split, index;
+  };
+
+  /// Where a block stands in its cluster.
+  struct Rank {
+    int m, k;
+    __device__ explicit Rank(int rank)
+        : m(kCluster == 1 ? 0 : rank), k(kClusterK == 1 ? 0 : rank) {}
   };
 
   /// Where the n-th tile of this cluster lies; `count` of all.
@@ -73,15 +88,15 @@ struct WgmmaGemm {
     int rows, count;  // rows of tiles of a cluster; work in all
     __device__ explicit Schedule(int m)
         : rows(ceil_div(ceil_div(m, kTileM), kCluster)), count(rows * kTilesN * kSplitK) {}
-    __device__ Tile at(int work, int rank) const {
+    __device__ Tile at(int work, const Rank& rank) const {
       const int tile = work / kSplitK;
       const int first = tile / (kGroupM * kTilesN) * kGroupM;
       const int group = min(rows - first, kGroupM), in_group = tile % (kGroupM * kTilesN);
-      return {((first + in_group % group) * kCluster + rank) * kTileM, in_group / group * kTileN,
-              work % kSplitK, tile * kCluster + rank};
+      return {((first + in_group % group) * kCluster + rank.m) * kTileM, in_group / group * kTileN,
+              work % kSplitK + rank.k, tile * kCluster + rank.m};
     }
   };
-  static __device__ __forceinline__ int first_k(int split) { return split * kTilesK / kSplitK; }
+  static __device__ __forceinline__ int first_k(int split) { return split * kTilesK / kSharers; }
 
   /// Stage and parity of the n-th turn of the ring.
   struct Ring {
@@ -100,8 +115,11 @@ struct WgmmaGemm {
     }
   };
 
+  using Exchange = ClusterSums<kClusterK, kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
+
   struct Shared {
     u32 tiles, full, empty;
+    Exchange exchange;  // of sums with the other blocks of a tile
     __device__ u32 x(int stage) const { return tiles + static_cast<u32>(stage) * kStageBytes; }
     __device__ u32 w(int stage) const { return x(stage) + kBytesX; }
     __device__ u32 is_full(int stage) const { return full + static_cast<u32>(stage) * 8; }
@@ -113,14 +131,14 @@ struct WgmmaGemm {
     tma_load(at.x(stage), args.x_map, at.is_full(stage), tile_k * kTileK, tile.row0);
   }
   static __device__ __forceinline__ void load_w(const Args& args, const Shared& at, int stage,
-                                                const Tile& tile, int tile_k, int rank) {
+                                                const Tile& tile, int tile_k, const Rank& rank) {
     barrier_arrive_expect(at.is_full(stage), kStageBytes);
     if constexpr (kCluster == 1) {
       tma_load(at.w(stage), args.w_map, at.is_full(stage), tile_k * kTileK, tile.column0);
     } else {
       constexpr int part = kTileN / kCluster;
-      tma_load_multicast(at.w(stage) + static_cast<u32>(rank * part * kTileK * 2), args.w_map,
-                         at.is_full(stage), tile_k * kTileK, tile.column0 + rank * part,
+      tma_load_multicast(at.w(stage) + static_cast<u32>(rank.m * part * kTileK * 2), args.w_map,
+                         at.is_full(stage), tile_k * kTileK, tile.column0 + rank.m * part,
                          (1u << kCluster) - 1);
     }
   }
@@ -128,7 +146,7 @@ struct WgmmaGemm {
   /// One thread.
   static __device__ __forceinline__ void produce(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
-                                                 int num_clusters, int rank) {
+                                                 int num_clusters, const Rank& rank) {
     Ring ring;
     int ahead = 0;  // stages of the first tile whose w was requested before the wait
     if (cluster < schedule.count) {
@@ -191,10 +209,10 @@ struct WgmmaGemm {
     if (turns > 0) release(at, last);
   }
 
-  /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces them
-  /// by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
-  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile,
-                                                    u32* flag, Sums& sum) {
+  /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
+  /// them by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
+  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile, u32* flag,
+                                                    Sums& sum) {
     constexpr int kThreads = kMathGroups * kGroup;
     constexpr i64 kPart = static_cast<i64>(kTileM) * kTileN;
     float* parts =
@@ -232,158 +250,9 @@ struct WgmmaGemm {
     return true;
   }
 
-  /// `row0` is the warp's first row.
-  static __device__ __forceinline__ void store(const Args& args, i64 row0, int column0,
-                                               const float (&sum)[kSums]) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const i64 row = row0 + lane / 4 + 8 * r;
-      Out* y = static_cast<Out*>(args.y) + row * kN;
-      const bool exists = row < args.m;
-      if constexpr (sizeof(Out) == 2) {
-        // Four lanes hold 2 columns of each of 4 groups of 8; after the exchange, a group each.
-#pragma unroll
-        for (int j = 0; j < kTileN / 8; j += 4) {
-          u32 v[4];
-#pragma unroll
-          for (int q = 0; q < 4; ++q)
-            v[q] = j + q < kTileN / 8 ? pack2<Out>(sum[(j + q) * 4 + 2 * r], sum[(j + q) * 4 + 2 * r + 1])
-                                      : 0u;
-          quad_transpose(v, t);
-          const int column = column0 + (j + t) * 8;
-          if (exists && (kTileN % 32 == 0 || j + t < kTileN / 8) &&
-              (kN % kTileN == 0 || column < kN))
-            *reinterpret_cast<Bytes<16>*>(y + column) = {{v[0], v[1], v[2], v[3]}};
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < kTileN / 8; j += 2) {
-          float v[4] = {sum[j * 4 + 2 * r], sum[j * 4 + 2 * r + 1], sum[j * 4 + 4 + 2 * r],
-                        sum[j * 4 + 4 + 2 * r + 1]};
-          quad_pairs(v, t);
-          const int column = column0 + (j + t / 2) * 8 + t % 2 * 4;
-          if (exists && (kN % kTileN == 0 || column < kN))
-            store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
-        }
-      }
-    }
-  }
-
-  static constexpr int kParts = Fusion::kParts;
-  static constexpr int kColumns = kN / kParts;           // of the result
-  static constexpr int kGroups = kTileN / (8 * kParts);  // of 8 columns of it, in a tile
-  static_assert(kGroups % 2 == 0, "four lanes store 64 bytes of a row");
-
-  /// The sums behind columns c and c + 1 of group j that this lane holds.
-  static __device__ __forceinline__ void pair_of(const float (&sum)[kSums], int j, int r,
-                                                 float (&parts)[2 * kParts]) {
-#pragma unroll
-    for (int c = 0; c < 2; ++c)
-#pragma unroll
-      for (int part = 0; part < kParts; ++part)
-        parts[c * kParts + part] = sum[(j * kParts + part) * 4 + 2 * r + c];
-  }
-
-  /// store() where the expression leaves its result in registers: it only reads, so that rows and
-  /// columns that do not exist read others that do.
-  static __device__ __forceinline__ void store_pairs(const Args& args, i64 row0, int column0,
-                                                     const float (&sum)[kSums]) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const i64 row = row0 + lane / 4 + 8 * r;
-      const bool exists = row < args.m;
-      const i64 read_row = exists ? row : args.m - 1;
-      Out* y = static_cast<Out*>(args.y) + row * kColumns;
-      const auto pair = [&](int j, float(&out)[2]) {
-        int column = column0 + j * 8 + t * 2;
-        if constexpr (kN % kTileN != 0) column = min(column, kColumns - 2);
-        float parts[2 * kParts];
-        pair_of(sum, j, r, parts);
-        Fusion::template apply<2>(args, read_row, column, parts, out);
-      };
-      if constexpr (sizeof(Out) == 2) {
-#pragma unroll
-        for (int j = 0; j < kGroups; j += 4) {
-          u32 v[4];
-#pragma unroll
-          for (int q = 0; q < 4; ++q) {
-            float out[2] = {};
-            if (j + q < kGroups) pair(j + q, out);
-            v[q] = pack2<Out>(out[0], out[1]);
-          }
-          quad_transpose(v, t);
-          const int column = column0 + (j + t) * 8;
-          if (exists && (kGroups % 4 == 0 || j + t < kGroups) &&
-              (kN % kTileN == 0 || column < kColumns))
-            *reinterpret_cast<Bytes<16>*>(y + column) = {{v[0], v[1], v[2], v[3]}};
-        }
-      } else {
-#pragma unroll
-        for (int j = 0; j < kGroups; j += 2) {
-          float low[2], high[2];
-          pair(j, low);
-          pair(j + 1, high);
-          float v[4] = {low[0], low[1], high[0], high[1]};
-          quad_pairs(v, t);
-          const int column = column0 + (j + t / 2) * 8 + t % 2 * 4;
-          if (exists && (kN % kTileN == 0 || column < kColumns))
-            store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
-        }
-      }
-    }
-  }
-
-  /// Groups that a lane has of four times as many, where the expression stores its results. An
-  /// expression that reads what it then writes (a residual) is called with all of them at once: its
-  /// loads are then on their way together, and not each behind the stores of the one before.
-  static constexpr int run_of(int run) {
-    return run == 1 || (kGroups % (4 * run) == 0 && kColumns % (8 * run) == 0) ? run
-                                                                               : run_of(run / 2);
-  }
-  static constexpr int kRun = run_of(kParts == 1 ? 4 : 2);
-
-  /// store() where the expression stores its results: 8 neighbours of a row at once, or more.
-  static __device__ __forceinline__ void store_groups(const Args& args, i64 row0, int column0,
-                                                      const float (&sum)[kSums]) {
-    const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      const i64 row = row0 + lane / 4 + 8 * r;
-#pragma unroll
-      for (int j = 0; j < kGroups; j += 4 * kRun) {
-        float parts[kRun * 8 * kParts];
-#pragma unroll
-        for (int i = 0; i < kRun; ++i)
-#pragma unroll
-          for (int part = 0; part < kParts; ++part)
-#pragma unroll
-            for (int c = 0; c < 2; ++c) {
-              u32 v[4];
-#pragma unroll
-              for (int q = 0; q < 4; ++q) {
-                const int group = j + q * kRun + i;
-                v[q] = group < kGroups
-                           ? __float_as_uint(sum[(group * kParts + part) * 4 + 2 * r + c])
-                           : 0u;
-              }
-              quad_transpose(v, t);
-#pragma unroll
-              for (int q = 0; q < 4; ++q)
-                parts[(8 * i + 2 * q + c) * kParts + part] = __uint_as_float(v[q]);
-            }
-        const int group = j + t * kRun, column = column0 + group * 8;
-        if (row < args.m && (kGroups % 4 == 0 || group < kGroups) &&
-            (kN % kTileN == 0 || column < kColumns))
-          Fusion::template apply<8 * kRun>(args, row, column, parts);
-      }
-    }
-  }
-
   static __device__ __forceinline__ void consume(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
-                                                 int num_clusters, int rank, u32* flag) {
+                                                 int num_clusters, const Rank& rank, u32* flag) {
     const int group = warpgroup_index();
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
     const int row = kPingpong ? 0 : group * kRows;
@@ -392,7 +261,9 @@ struct WgmmaGemm {
     // In turns: a group may wait for stages only once the other has had all that come before.
     if (kPingpong && group == 1) named_arrive(2, kMathGroups * kGroup);
     int turn = 0;
-    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1) {
+    u32 parity = 0;    // of the tiles that the blocks of the cluster have added up
+    bool met = false;  // those blocks
+    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1, parity ^= 1) {
       const Tile tile = schedule.at(work, rank);
       const int turns = first_k(tile.split + 1) - first_k(tile.split);
       if (kPingpong && turn != group) {
@@ -400,7 +271,8 @@ struct WgmmaGemm {
         continue;
       }
       if constexpr (Fusion::kFused)
-        Fusion::prefetch(args, tile.column0 / kParts, min(kTileN, kN - tile.column0) / kParts,
+        Fusion::prefetch(args, tile.column0 / Fusion::kParts,
+                         min(kTileN, kN - tile.column0) / Fusion::kParts,
                          static_cast<int>(threadIdx.x) % kGroup);
       if constexpr (kPingpong) named_sync(2 + static_cast<u32>(group), kMathGroups * kGroup);
       multiply(at, ring, turns, row, sum);
@@ -408,16 +280,23 @@ struct WgmmaGemm {
       if constexpr (kSplitK > 1) {
         if (!add_splits(args, tile, flag, sum)) continue;
       }
+      const i64 row0 = tile.row0 + row + warp * 16;
+      if constexpr (kClusterK > 1) {
+        if (!met) cluster_wait();  // the others have begun
+        met = true;
+        typename Exchange::Part part;
+        at.exchange.add(parity, work + num_clusters >= schedule.count,
+                        threadIdx.x % Exchange::kThreads, sum, part);
+        constexpr int kWidth = kTileN / kClusterK;
+        const int column0 = tile.column0 + rank.k * kWidth;
 #pragma unroll
-      for (int i = 0; i < kBlocksM; ++i) {
-        const i64 first = tile.row0 + row + i * 64 + warp * 16;
-        if constexpr (!Fusion::kFused) {
-          store(args, first, tile.column0, sum[i]);
-        } else if constexpr (Fusion::kLeavesY) {
-          store_pairs(args, first, tile.column0 / kParts, sum[i]);
-        } else {
-          store_groups(args, first, tile.column0 / kParts, sum[i]);
-        }
+        for (int i = 0; i < kBlocksM; ++i)
+          WgmmaStore<Problem, Fusion, kWidth, kWhole>::run(args, row0 + i * 64, column0, part[i]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kBlocksM; ++i)
+          WgmmaStore<Problem, Fusion, kTileN, kWhole>::run(args, row0 + i * 64, tile.column0,
+                                                           sum[i]);
       }
     }
   }
@@ -426,10 +305,10 @@ struct WgmmaGemm {
     run_as<WgmmaGemm>(args, smem);
   }
 
-  /// Kernel::consume(args, at, schedule, cluster, num_clusters, rank, flag) makes the products of the
-  /// tiles that arrive, by the schedule, and stores them; it must hand back every stage. Where
-  /// Kernel::kAssists, a warp runs Kernel::assist(args, at, schedule, cluster, num_clusters, rank), which
-  /// arrives once at every full stage.
+  /// Kernel::consume(args, at, schedule, cluster, num_clusters, rank, flag) makes the products of
+  /// the tiles that arrive, by the schedule, and stores them; it must hand back every stage. Where
+  /// Kernel::kAssists, a warp runs Kernel::assist(args, at, schedule, cluster, num_clusters, rank),
+  /// which arrives once at every full stage.
   template <class Kernel, class KernelArgs>
   static __device__ __forceinline__ void run_as(const KernelArgs& args, unsigned char* smem) {
     const u32 base = (shared_address(smem) + 1023) / 1024 * 1024;
@@ -438,9 +317,11 @@ struct WgmmaGemm {
     at.full = base + kStages * kStageBytes;
     at.empty = at.full + kStages * 8;
     u32* flag = reinterpret_cast<u32*>(smem + (at.empty + kStages * 8 - shared_address(smem)));
-    const int rank = kCluster == 1 ? 0 : static_cast<int>(cluster_rank());
-    const int cluster = static_cast<int>(blockIdx.x) / kCluster;
-    const int num_clusters = static_cast<int>(gridDim.x) / kCluster;
+    const Rank rank(kBlocks == 1 ? 0 : static_cast<int>(cluster_rank()));
+    at.exchange = {at.empty + kStages * 8 + 32, at.empty + kStages * 8 + 16,
+                   at.empty + kStages * 8 + 24, rank.k, 0};
+    const int cluster = static_cast<int>(blockIdx.x) / kBlocks;
+    const int num_clusters = static_cast<int>(gridDim.x) / kBlocks;
 
     pdl_launch_dependents();
     if (threadIdx.x == 0) {
@@ -451,11 +332,13 @@ struct WgmmaGemm {
         barrier_init(at.is_full(s), Kernel::kAssists ? 2 : 1);
         barrier_init(at.is_empty(s), kWarps * kCluster);
       }
+      if constexpr (kClusterK > 1) at.exchange.init();
       barrier_init_fence();
     }
     if constexpr (kCluster > 1) {
       cluster_sync();
     } else {
+      if constexpr (kClusterK > 1) cluster_arrive();
       __syncthreads();
     }
     const Schedule schedule(static_cast<int>(args.m));

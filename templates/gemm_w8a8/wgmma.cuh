@@ -41,7 +41,7 @@ struct PairsOf8 : Problem {
 };
 template <class Config>
 struct PairsOf8Config : Config {
-  static constexpr int tile_k = Config::tile_k / 2, split_k = 1;
+  static constexpr int tile_k = Config::tile_k / 2, split_k = 1, cluster_k = 1;
 };
 
 /// Product: start(d, a, b) sets and run(d, a, b) adds 64 rows x tile_n columns of one stage
@@ -49,6 +49,7 @@ struct PairsOf8Config : Config {
 template <class Problem, class Config, class Product>
 struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product> {
   using Base = WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>;
+  using typename Base::Rank;
   using typename Base::Ring;
   using typename Base::Schedule;
   using typename Base::Shared;
@@ -130,7 +131,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
   /// for loads under way, and no time to wait for them.
   static __device__ __forceinline__ void assist(const GemmW8A8TmaArgs& args, const Shared& at,
                                                 const Schedule& schedule, int cluster,
-                                                int num_clusters, int rank) {
+                                                int num_clusters, const Rank& rank) {
     constexpr int kLaneRows = kTileM / kWarp;
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const GemmW8A8Args scales = scales_of(args);
@@ -278,7 +279,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
 
   static __device__ __forceinline__ void consume(const GemmW8A8TmaArgs& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
-                                                 int num_clusters, int rank, u32*) {
+                                                 int num_clusters, const Rank& rank, u32*) {
     const int group = warpgroup_index();
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
     const int row = kPingpong ? 0 : group * kRows;

@@ -37,6 +37,7 @@
 //
 // Sources: PTX ISA 9.0, "wgmma.mma_async".
 #pragma once
+#include "common/cluster_sums.cuh"
 #include "common/grid.cuh"
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
@@ -78,7 +79,6 @@ struct WgmmaWna16 {
   static constexpr int kOwnUnits = kUnits / kGroupsK, kOwnColumns = kOwnUnits * Chunk::kUnitColumns;
   static constexpr int kOwnSpans = ceil_div(kOwnColumns, Chunk::kSpan);
   static constexpr int kSums = kTileM / 2, kTiles = kTileN / 16;
-  static constexpr int kPart = kSums / kClusterK;  // of kSums, that a block adds up and stores
   static constexpr int kColumnsN = ceil_div(ceil_div(kN, kTileN), kClusterN);  // of clusters
   static constexpr int kBytesX = kTileM * kColumns * 2, kBytesW = kTiles * Chunk::kBytes;
   static constexpr int kStageBytes =
@@ -120,9 +120,9 @@ struct WgmmaWna16 {
     int m, n, k;
     __device__ explicit Rank(int rank)
         : m(rank / kClusterK % kClusterM), n(rank / kClusterK / kClusterM), k(rank % kClusterK) {}
-    /// Number in the cluster of the block that has another part of k of the same tile.
-    __device__ u32 of_part(int part) const {
-      return static_cast<u32>(part + kClusterK * (m + kClusterM * n));
+    /// Number in the cluster of the block that has the first part of k of the same tile.
+    __device__ u32 first_of_tile() const {
+      return static_cast<u32>(kClusterK * (m + kClusterM * n));
     }
     /// The blocks that share x with this one, and those that share w, a bit each.
     __device__ u16 sharing_x() const {
@@ -167,12 +167,14 @@ struct WgmmaWna16 {
     }
   };
 
+  using Exchange = ClusterSums<kClusterK, kBlocksN, kSums, kStoreThreads>;
+
   struct Shared {
     unsigned char* tiles;
     u32 full, empty;
     u32 stores;                       // buffers of y
     float* halves;                    // sums of the second warpgroups along k
-    u32 sums, sums_full, sums_empty;  // what the other blocks of a tile send, and its barriers
+    Exchange exchange;                // of sums with the other blocks of a tile
     __device__ unsigned char* x(int stage) const { return tiles + stage * kStageBytes; }
     __device__ unsigned char* w(int stage) const { return x(stage) + kBytesX; }
     __device__ u32 is_full(int stage) const { return full + static_cast<u32>(stage) * 8; }
@@ -390,62 +392,6 @@ struct WgmmaWna16 {
     return true;
   }
 
-  using Part = float[kBlocksN][kPart];
-
-  /// Sums of a tile over all blocks that share its k, of which this block gets its part of the
-  /// tokens: each sends the others' parts to their shared memory and adds, in order of k, what it
-  /// is sent. `parity` is that of the tiles before this one; `last`: no tile comes after it.
-  static __device__ __forceinline__ void add_cluster(const Shared& at, u32 parity, bool last,
-                                                     const Rank& rank, int lane, const Sums& sum,
-                                                     Part& part) {
-    constexpr u32 kBytes = kBlocksN * kPart * kStoreThreads * 4;  // from one block
-    const u32 own = at.sums + threadIdx.x * 16;
-    if (threadIdx.x == 0) barrier_arrive_expect(at.sums_full, (kClusterK - 1) * kBytes);
-    barrier_wait(at.sums_empty, parity ^ 1);
-#pragma unroll
-    for (int to = 0; to < kClusterK; ++to) {
-      if (to == rank.k) continue;
-      const u32 slot = static_cast<u32>(rank.k < to ? rank.k : rank.k - 1);
-      const u32 address = address_at(own + slot * kBytes, rank.of_part(to));
-      const u32 barrier = address_at(at.sums_full, rank.of_part(to));
-#pragma unroll
-      for (int i = 0; i < kBlocksN; ++i)
-#pragma unroll
-        for (int j = 0; j < kPart; j += 4)
-          store_at(address + static_cast<u32>((i * kPart + j) * kStoreThreads * 4),
-                   &sum[i][to * kPart + j], barrier);
-    }
-    barrier_wait_cluster(at.sums_full, parity);
-#pragma unroll
-    for (int i = 0; i < kBlocksN; ++i)
-#pragma unroll
-      for (int j = 0; j < kPart; j += 4) {
-        float total[4];
-#pragma unroll
-        for (int from = 0; from < kClusterK; ++from) {
-          float v[4];
-          if (from == rank.k) {
-#pragma unroll
-            for (int to = 0; to < kClusterK; ++to)
-              if (to == rank.k)
-#pragma unroll
-                for (int c = 0; c < 4; ++c) v[c] = sum[i][to * kPart + j + c];
-          } else {
-            const u32 slot = static_cast<u32>(from < rank.k ? from : from - 1);
-            load_shared(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kStoreThreads * 4),
-                        v);
-          }
-#pragma unroll
-          for (int c = 0; c < 4; ++c) total[c] = from == 0 ? v[c] : total[c] + v[c];
-        }
-#pragma unroll
-        for (int c = 0; c < 4; ++c) part[i][j + c] = total[c];
-      }
-    // After the last tile the other blocks may have ended.
-    __syncwarp();
-    if (!last && lane < kClusterK) barrier_arrive_at(at.sums_empty, rank.of_part(lane));
-  }
-
   /// Stores 64 columns of y from `column0` on, those of the warpgroup, from row `row0` on: some
   /// tokens at a time are laid out in shared memory as boxes of 128 bytes, turned about, and leave
   /// while the next are, and the warpgroup goes on to the next tile. `index` counts its threads.
@@ -560,9 +506,9 @@ struct WgmmaWna16 {
         if (!add_halves(at, part, sum)) continue;
       }
       if constexpr (kClusterK > 1) {
-        Part part;
+        typename Exchange::Part part;
         if (kSharing == 1 && work == cluster) cluster_wait();  // the others have begun
-        add_cluster(at, parity, work + num_clusters >= schedule.count, rank, lane, sum, part);
+        at.exchange.add(parity, work + num_clusters >= schedule.count, threadIdx.x, sum, part);
         parity ^= 1;
 #pragma unroll
         for (int i = 0; i < kBlocksN; ++i)
@@ -589,15 +535,16 @@ struct WgmmaWna16 {
     Shared at;
     at.tiles = smem + (1024 - shared_address(smem) % 1024) % 1024;
     at.stores = shared_address(at.tiles) + kStages * kStageBytes;
-    at.sums = at.stores + wna16_wgmma_store_bytes(kTileM, Config::warps_n, kTmaStore, sizeof(Out));
-    const u32 halves = at.sums + wna16_wgmma_sums_bytes(kTileM, kTileN, kClusterK);
+    const Rank rank(kCluster == 1 ? 0 : static_cast<int>(cluster_rank()));
+    const u32 sums =
+        at.stores + wna16_wgmma_store_bytes(kTileM, Config::warps_n, kTmaStore, sizeof(Out));
+    const u32 halves = sums + wna16_wgmma_sums_bytes(kTileM, kTileN, kClusterK);
     at.halves = reinterpret_cast<float*>(smem + (halves - shared_address(smem)));
     at.full = halves + (kGroupsK - 1) * kTileM * kTileN * 4;
     at.empty = at.full + kStages * 8;
-    at.sums_full = at.empty + kStages * 8;
-    at.sums_empty = at.sums_full + 8;
-    u32* flag = reinterpret_cast<u32*>(smem + (at.sums_empty + 8 - shared_address(smem)));
-    const Rank rank(kCluster == 1 ? 0 : static_cast<int>(cluster_rank()));
+    const u32 exchanged = at.empty + kStages * 8;
+    at.exchange = {sums, exchanged, exchanged + 8, rank.k, rank.first_of_tile()};
+    u32* flag = reinterpret_cast<u32*>(smem + (exchanged + 16 - shared_address(smem)));
     const int cluster = static_cast<int>(blockIdx.x) / kCluster;
     const int num_clusters = static_cast<int>(gridDim.x) / kCluster;
 
@@ -610,8 +557,7 @@ struct WgmmaWna16 {
         barrier_init(at.is_full(s), 1);
         barrier_init(at.is_empty(s), kWarps * kSharing);
       }
-      barrier_init(at.sums_full, 1);
-      barrier_init(at.sums_empty, kStoreThreads / kWarp * kClusterK);
+      at.exchange.init();
       barrier_init_fence();
     }
     if constexpr (kSharing > 1) {

@@ -65,11 +65,12 @@ GemmConfig mma(int tile_m, int tile_n, int tile_k, int warps_m, int warps_n, int
   return c;
 }
 
-GemmConfig wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int split_k) {
+GemmConfig wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int split_k,
+                 int cluster_k = 1) {
   GemmConfig c;
   c.kernel = "wgmma", c.tile_k = 64, c.group_m = 4;
   c.tile_m = tile_m, c.tile_n = tile_n, c.stages = stages, c.pingpong = pingpong;
-  c.cluster = cluster, c.split_k = split_k;
+  c.cluster = cluster, c.split_k = split_k, c.cluster_k = cluster_k;
   return c;
 }
 
@@ -92,6 +93,8 @@ std::vector<GemmConfig> kinds() {
   out.push_back(wgmma(128, 96, 4, true, 1, 1));
   out.push_back(wgmma(128, 224, 3, false, 2, 1));
   out.push_back(wgmma(128, 64, 4, false, 1, 2));
+  out.push_back(wgmma(128, 128, 4, false, 1, 1, 2));
+  out.push_back(wgmma(64, 64, 8, true, 1, 1, 2));
   return out;
 }
 

@@ -34,11 +34,11 @@ GemmConfig mma(int tile_m, int tile_n, int tile_k, int warps_m, int warps_n, int
 }
 
 GemmConfig wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int split_k,
-                 int group_m) {
+                 int group_m, int cluster_k = 1) {
   GemmConfig c;
   c.kernel = "wgmma", c.tile_k = 64;
   c.tile_m = tile_m, c.tile_n = tile_n, c.stages = stages, c.pingpong = pingpong;
-  c.cluster = cluster, c.split_k = split_k, c.group_m = group_m;
+  c.cluster = cluster, c.split_k = split_k, c.group_m = group_m, c.cluster_k = cluster_k;
   return c;
 }
 
@@ -84,13 +84,15 @@ TEST_CASE("wgmma at odd shapes, with every schedule") {
   GpuFixture gpu;
   QUERN_SKIP_IF(!gpu.arch().has_wgmma(), "the GPU has no wgmma");
   const std::vector<GemmConfig> configs = {
-      wgmma(128, 256, 4, false, 1, 1, 8), wgmma(128, 256, 3, false, 2, 2, 1),
-      wgmma(256, 128, 4, false, 2, 1, 4), wgmma(128, 128, 6, true, 1, 1, 8),
-      wgmma(128, 64, 8, true, 2, 1, 1),   wgmma(64, 256, 5, true, 2, 1, 4),
-      wgmma(64, 160, 3, true, 1, 1, 4),   wgmma(128, 96, 7, false, 1, 4, 16),
-      wgmma(128, 224, 4, false, 1, 1, 4), wgmma(256, 64, 5, false, 1, 3, 1),
-      wgmma(128, 192, 5, true, 2, 1, 8),  wgmma(256, 192, 4, false, 2, 1, 8),
-      wgmma(256, 176, 4, false, 1, 2, 4)};
+      wgmma(128, 256, 4, false, 1, 1, 8),    wgmma(128, 256, 3, false, 2, 2, 1),
+      wgmma(256, 128, 4, false, 2, 1, 4),    wgmma(128, 128, 6, true, 1, 1, 8),
+      wgmma(128, 64, 8, true, 2, 1, 1),      wgmma(64, 256, 5, true, 2, 1, 4),
+      wgmma(64, 160, 3, true, 1, 1, 4),      wgmma(128, 96, 7, false, 1, 4, 16),
+      wgmma(128, 224, 4, false, 1, 1, 4),    wgmma(256, 64, 5, false, 1, 3, 1),
+      wgmma(128, 192, 5, true, 2, 1, 8),     wgmma(256, 192, 4, false, 2, 1, 8),
+      wgmma(256, 160, 4, false, 1, 2, 4),    wgmma(128, 128, 4, false, 1, 1, 4, 2),
+      wgmma(64, 64, 8, true, 1, 1, 1, 2),    wgmma(128, 64, 6, false, 1, 1, 1, 4),
+      wgmma(256, 128, 3, false, 1, 1, 4, 2), wgmma(128, 96, 5, true, 1, 1, 4, 2)};
   // Tails of rows, columns and k; fewer tiles than SMs and more; k of one tile and less.
   for (const auto& [n, k] : {std::pair{512, 64}, {520, 264}, {8, 8}, {1000, 1032}, {2056, 512}})
     for (const int m : {1, 63, 64, 65, 129, 255, 256, 300, 1025})

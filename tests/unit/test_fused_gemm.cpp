@@ -40,7 +40,7 @@ GemmConfig wgmma() {
   GemmConfig c;
   c.kernel = "wgmma";
   c.tile_m = 128, c.tile_n = 256, c.tile_k = 64, c.stages = 4, c.split_k = 1, c.group_m = 8;
-  c.cluster = 1;
+  c.cluster = 1, c.cluster_k = 1;
   return c;
 }
 

@@ -45,7 +45,7 @@ GemmConfig legal_wgmma() {
   GemmConfig c;
   c.kernel = "wgmma";
   c.tile_m = 128, c.tile_n = 128, c.tile_k = 64, c.stages = 6, c.split_k = 1, c.group_m = 8;
-  c.cluster = 1;
+  c.cluster = 1, c.cluster_k = 1;
   return c;
 }
 
@@ -258,6 +258,39 @@ TEST_CASE("wgmma kernels compile without spilling, and ptxas leaves their chains
       CHECK_EQ(plan.grid[0] % plan.cluster, 0);
       CHECK_LE(plan.grid[0], 132u);
     }
+}
+
+TEST_CASE(
+    "blocks of a cluster that share a tile's k compile without spilling, two or four of them") {
+  const Nvrtc nvrtc;
+  const Arch arch = parse_arch("sm_90a");
+  for (const int cluster_k : {2, 4}) {
+    GemmProblem p = problem(128, 4096, 14336);
+    p.out_dtype = cluster_k == 2 ? DType::f32 : p.dtype;
+    GemmConfig c = legal_wgmma();
+    c.cluster_k = cluster_k, c.pingpong = cluster_k == 4, c.stages = 4;
+    const KernelSource source = family.source(to_params(p), to_params(c), arch);
+    const KernelImage image = nvrtc.compile(
+        {"gemm", source.source, source.entry, arch, source.options}, embedded_templates());
+    CHECK_EQ(image.report.spill_store_bytes + image.report.stack_bytes, 0);
+    CHECK_FALSE(image.report.pipeline_warning);
+    const LaunchPlan plan = family.plan(to_params(p), to_params(c), arch);
+    CHECK_EQ(plan.cluster, static_cast<unsigned>(cluster_k));
+    CHECK_EQ(plan.grid[0] % plan.cluster, 0);
+    CHECK_EQ(plan.workspace_bytes, 0);
+  }
+  const auto reason = [&](const auto& change) {
+    GemmConfig c = legal_wgmma();
+    c.cluster_k = 2, c.stages = 4;
+    change(c);
+    return family.reject_reason(to_params(problem(128, 4096, 64 * 3)), to_params(c), arch);
+  };
+  CHECK_FALSE(reason([](GemmConfig&) {}));
+  CHECK(mentions(reason([](GemmConfig& c) { c.split_k = 2; }), "in one way"));
+  CHECK(mentions(reason([](GemmConfig& c) { c.cluster = 2; }), "in one way"));
+  CHECK(mentions(reason([](GemmConfig& c) { c.tile_n = 96, c.cluster_k = 4; }), "groups of 16"));
+  CHECK(mentions(reason([](GemmConfig& c) { c.cluster_k = 4; }), "3 tiles of k"));
+  CHECK(mentions(reason([](GemmConfig& c) { c.cluster_k = 0; }), "cluster_k"));
 }
 
 TEST_CASE("each kind of kernel compiles, at odd k and for other dtypes") {

@@ -1,0 +1,88 @@
+// Sums of an output tile whose k is shared by the blocks of a cluster, added through distributed
+// shared memory: each block sends the others their part of the columns and adds, in order of k,
+// what it is sent.
+//
+// Sources: PTX ISA 9.0, "st.async", "mapa".
+#pragma once
+#include "common/mbarrier.cuh"
+#include "common/memory.cuh"
+#include "common/types.cuh"
+
+namespace quern {
+
+/// `blocks` blocks share a tile; each of `threads` threads has fragments of `sums` sums.
+template <int blocks, int fragments, int sums, int threads>
+struct ClusterSums {
+  static constexpr int kPart = sums / blocks;  // of a fragment, that a block adds up
+  static constexpr int kThreads = threads;
+  static constexpr u32 kBytes = fragments * kPart * kThreads * 4;  // from one block
+  static_assert(blocks == 1 || (sums % blocks == 0 && kPart % 4 == 0),
+                "blocks send whole groups of four sums");
+
+  u32 parts, full, empty;  // shared memory: (blocks - 1) * kBytes, and two barriers
+  int rank;                // of this block among those that share the tile
+  u32 first_block;         // number in the cluster of the one of rank 0
+
+  /// One thread, before the barriers are used.
+  __device__ __forceinline__ void init() const {
+    barrier_init(full, 1);
+    barrier_init(empty, kThreads / kWarp * blocks);
+  }
+
+  using Sums = float[fragments][sums];
+  using Part = float[fragments][kPart];
+
+  /// `parity` is that of the tiles before this one; `last`: no tile comes after it. `thread` counts
+  /// those that add.
+  __device__ __forceinline__ void add(u32 parity, bool last, u32 thread, const Sums& sum,
+                                      Part& part) const {
+    const u32 own = parts + thread * 16;
+    if (thread == 0) barrier_arrive_expect(full, (blocks - 1) * kBytes);
+    barrier_wait(empty, parity ^ 1);
+#pragma unroll
+    for (int to = 0; to < blocks; ++to) {
+      if (to == rank) continue;
+      const u32 slot = static_cast<u32>(rank < to ? rank : rank - 1);
+      const u32 block = first_block + static_cast<u32>(to);
+      const u32 address = address_at(own + slot * kBytes, block);
+      const u32 barrier = address_at(full, block);
+#pragma unroll
+      for (int i = 0; i < fragments; ++i)
+#pragma unroll
+        for (int j = 0; j < kPart; j += 4)
+          store_at(address + static_cast<u32>((i * kPart + j) * kThreads * 4),
+                   &sum[i][to * kPart + j], barrier);
+    }
+    barrier_wait_cluster(full, parity);
+#pragma unroll
+    for (int i = 0; i < fragments; ++i)
+#pragma unroll
+      for (int j = 0; j < kPart; j += 4) {
+        float total[4];
+#pragma unroll
+        for (int from = 0; from < blocks; ++from) {
+          float v[4];
+          if (from == rank) {
+#pragma unroll
+            for (int to = 0; to < blocks; ++to)
+              if (to == rank)
+#pragma unroll
+                for (int c = 0; c < 4; ++c) v[c] = sum[i][to * kPart + j + c];
+          } else {
+            const u32 slot = static_cast<u32>(from < rank ? from : from - 1);
+            load_shared(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kThreads * 4), v);
+          }
+#pragma unroll
+          for (int c = 0; c < 4; ++c) total[c] = from == 0 ? v[c] : total[c] + v[c];
+        }
+#pragma unroll
+        for (int c = 0; c < 4; ++c) part[i][j + c] = total[c];
+      }
+    // After the last tile the other blocks may have ended.
+    const u32 lane = thread % kWarp;
+    __syncwarp();
+    if (!last && lane < blocks) barrier_arrive_at(empty, first_block + lane);
+  }
+};
+
+}  // namespace quern
