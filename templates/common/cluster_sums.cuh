@@ -10,8 +10,9 @@
 
 namespace quern {
 
-/// `blocks` blocks share a tile; each of `threads` threads has fragments of `sums` sums.
-template <int blocks, int fragments, int sums, int threads>
+/// `blocks` blocks share a tile; each of `threads` threads has fragments of `sums` sums, floats or
+/// ints.
+template <class Sum, int blocks, int fragments, int sums, int threads>
 struct ClusterSums {
   static constexpr int kPart = sums / blocks;  // of a fragment, that a block adds up
   static constexpr int kThreads = threads;
@@ -29,16 +30,17 @@ struct ClusterSums {
     barrier_init(empty, kThreads / kWarp * blocks);
   }
 
-  using Sums = float[fragments][sums];
-  using Part = float[fragments][kPart];
+  using Sums = Sum[fragments][sums];
+  using Part = Sum[fragments][kPart];
 
   /// `parity` is that of the tiles before this one; `last`: no tile comes after it. `thread` counts
   /// those that add.
   __device__ __forceinline__ void add(u32 parity, bool last, u32 thread, const Sums& sum,
                                       Part& part) const {
     const u32 own = parts + thread * 16;
-    if (thread == 0) barrier_arrive_expect(full, (blocks - 1) * kBytes);
     barrier_wait(empty, parity ^ 1);
+    // Not before: warpgroups in turns have not all been sent the tile before.
+    if (thread == 0) barrier_arrive_expect(full, (blocks - 1) * kBytes);
 #pragma unroll
     for (int to = 0; to < blocks; ++to) {
       if (to == rank) continue;
@@ -50,18 +52,18 @@ struct ClusterSums {
       for (int i = 0; i < fragments; ++i)
 #pragma unroll
         for (int j = 0; j < kPart; j += 4)
-          store_at(address + static_cast<u32>((i * kPart + j) * kThreads * 4),
-                   &sum[i][to * kPart + j], barrier);
+          send(address + static_cast<u32>((i * kPart + j) * kThreads * 4), &sum[i][to * kPart + j],
+               barrier);
     }
     barrier_wait_cluster(full, parity);
 #pragma unroll
     for (int i = 0; i < fragments; ++i)
 #pragma unroll
       for (int j = 0; j < kPart; j += 4) {
-        float total[4];
+        Sum total[4];
 #pragma unroll
         for (int from = 0; from < blocks; ++from) {
-          float v[4];
+          Sum v[4];
           if (from == rank) {
 #pragma unroll
             for (int to = 0; to < blocks; ++to)
@@ -70,7 +72,7 @@ struct ClusterSums {
                 for (int c = 0; c < 4; ++c) v[c] = sum[i][to * kPart + j + c];
           } else {
             const u32 slot = static_cast<u32>(from < rank ? from : from - 1);
-            load_shared(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kThreads * 4), v);
+            receive(own + slot * kBytes + static_cast<u32>((i * kPart + j) * kThreads * 4), v);
           }
 #pragma unroll
           for (int c = 0; c < 4; ++c) total[c] = from == 0 ? v[c] : total[c] + v[c];
@@ -82,6 +84,23 @@ struct ClusterSums {
     const u32 lane = thread % kWarp;
     __syncwarp();
     if (!last && lane < blocks) barrier_arrive_at(empty, first_block + lane);
+  }
+
+ private:
+  static __device__ __forceinline__ void send(u32 to, const float* v, u32 barrier) {
+    store_at(to, v, barrier);
+  }
+  static __device__ __forceinline__ void send(u32 to, const int* v, u32 barrier) {
+    const float bits[4] = {__int_as_float(v[0]), __int_as_float(v[1]), __int_as_float(v[2]),
+                           __int_as_float(v[3])};
+    store_at(to, bits, barrier);
+  }
+  static __device__ __forceinline__ void receive(u32 from, float (&v)[4]) { load_shared(from, v); }
+  static __device__ __forceinline__ void receive(u32 from, int (&v)[4]) {
+    float bits[4];
+    load_shared(from, bits);
+#pragma unroll
+    for (int c = 0; c < 4; ++c) v[c] = __float_as_int(bits[c]);
   }
 };
 

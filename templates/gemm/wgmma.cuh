@@ -44,8 +44,10 @@
 
 namespace quern {
 
-/// Product: Product::run(d, a, b) adds 64 rows x tile_n columns of one stage (common/wgmma.h).
-template <class Problem, class Config, class Product, class Fusion = StoreSums<GemmTmaArgs>>
+/// Product: Product::run(d, a, b) adds 64 rows x tile_n columns of one stage (common/wgmma.h); Sum:
+/// the type of what it adds to.
+template <class Problem, class Config, class Product, class Fusion = StoreSums<GemmTmaArgs>,
+          class Sum = float>
 struct WgmmaGemm {
   using Args = typename Fusion::Args;
   static constexpr int kN = Problem::n, kK = Problem::k;
@@ -115,7 +117,7 @@ struct WgmmaGemm {
     }
   };
 
-  using Exchange = ClusterSums<kClusterK, kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
+  using Exchange = ClusterSums<Sum, kClusterK, kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
 
   struct Shared {
     u32 tiles, full, empty;
@@ -125,6 +127,12 @@ struct WgmmaGemm {
     __device__ u32 is_full(int stage) const { return full + static_cast<u32>(stage) * 8; }
     __device__ u32 is_empty(int stage) const { return empty + static_cast<u32>(stage) * 8; }
   };
+
+  /// Shared memory behind all that is described here.
+  static __device__ __forceinline__ u32 end_of(const Shared& at) {
+    return at.empty + kStages * 8 + 16 +
+           (kClusterK > 1 ? 16 + (kClusterK - 1) * Exchange::kBytes : 0u);
+  }
 
   static __device__ __forceinline__ void load_x(const Args& args, const Shared& at, int stage,
                                                 const Tile& tile, int tile_k) {
@@ -318,8 +326,8 @@ struct WgmmaGemm {
     at.empty = at.full + kStages * 8;
     u32* flag = reinterpret_cast<u32*>(smem + (at.empty + kStages * 8 - shared_address(smem)));
     const Rank rank(kBlocks == 1 ? 0 : static_cast<int>(cluster_rank()));
-    at.exchange = {at.empty + kStages * 8 + 32, at.empty + kStages * 8 + 16,
-                   at.empty + kStages * 8 + 24, rank.k, 0};
+    const u32 exchange = at.empty + kStages * 8 + 16;
+    at.exchange = {exchange + 16, exchange, exchange + 8, rank.k, 0};
     const int cluster = static_cast<int>(blockIdx.x) / kBlocks;
     const int num_clusters = static_cast<int>(gridDim.x) / kBlocks;
 

@@ -34,6 +34,7 @@ const std::vector<IntTunable<GemmW8A8Config>>& tunables() {
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
+      {"cluster_k", &C::cluster_k, {0, 1, 2}},
       {"promote", &C::promote, {0, 1}, true},
       {"algorithm", &C::algorithm, {0, 1, 2, 3, 4, 5, 6, 7}},
   };
@@ -122,8 +123,8 @@ Reason reject_mma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch&
 }
 
 Reason reject_on_hopper(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
-  if (auto why = outside_space(
-          c, {"tile_m", "tile_n", "tile_k", "stages", "group_m", "cluster", "promote"}))
+  if (auto why = outside_space(c, {"tile_m", "tile_n", "tile_k", "stages", "group_m", "cluster",
+                                   "cluster_k", "promote"}))
     return why;
   return reject_wgmma(p, c, arch);
 }

@@ -55,20 +55,22 @@ struct GemmW8A8Config {
   int group_m = 0;             // mma, wgmma: tiles along m that are visited together
   bool pingpong = false;       // wgmma: a warpgroup has a tile of its own
   int cluster = 0;             // wgmma: blocks along m that share tiles of w
+  int cluster_k = 0;           // wgmma: blocks of a cluster that share an output tile
   int promote = 0;             // wgmma: 1: sums of 128 of k are added up in fp32
   int algorithm = 0;           // cublaslt: rank in the library's own order
 
   static constexpr auto fields() {
     using C = GemmW8A8Config;
     return std::tuple{
-        std::pair{"kernel", &C::kernel},     std::pair{"tile_m", &C::tile_m},
-        std::pair{"tile_n", &C::tile_n},     std::pair{"tile_k", &C::tile_k},
-        std::pair{"warps_m", &C::warps_m},   std::pair{"warps_n", &C::warps_n},
-        std::pair{"warps_k", &C::warps_k},   std::pair{"unroll", &C::unroll},
-        std::pair{"stages", &C::stages},     std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k},   std::pair{"group_m", &C::group_m},
-        std::pair{"pingpong", &C::pingpong}, std::pair{"cluster", &C::cluster},
-        std::pair{"promote", &C::promote},   std::pair{"algorithm", &C::algorithm}};
+        std::pair{"kernel", &C::kernel},       std::pair{"tile_m", &C::tile_m},
+        std::pair{"tile_n", &C::tile_n},       std::pair{"tile_k", &C::tile_k},
+        std::pair{"warps_m", &C::warps_m},     std::pair{"warps_n", &C::warps_n},
+        std::pair{"warps_k", &C::warps_k},     std::pair{"unroll", &C::unroll},
+        std::pair{"stages", &C::stages},       std::pair{"blocks_per_sm", &C::blocks_per_sm},
+        std::pair{"split_k", &C::split_k},     std::pair{"group_m", &C::group_m},
+        std::pair{"pingpong", &C::pingpong},   std::pair{"cluster", &C::cluster},
+        std::pair{"cluster_k", &C::cluster_k}, std::pair{"promote", &C::promote},
+        std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmW8A8Config&) const = default;
 };

@@ -24,7 +24,7 @@ constexpr int kMaxPromotedSums = 192;
 
 /// In pairs of elements, as gemm's kernel counts them.
 int smem_bytes(const GemmW8A8Problem& p, const GemmW8A8Config& c, int stages) {
-  return wgmma_smem_bytes(c.tile_m, c.tile_n, kTileK / 2, stages) +
+  return wgmma_smem_bytes(c.tile_m, c.tile_n, kTileK / 2, stages, c.cluster_k) +
          (p.has_block_scales() ? w8a8_wgmma_scale_bytes(c.tile_m, stages) : 0);
 }
 int rows_of_group(const GemmW8A8Config& c) { return c.pingpong ? c.tile_m : c.tile_m / 2; }
@@ -36,8 +36,9 @@ std::int64_t tiles_m(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
 std::int64_t tiles(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
   return tiles_m(p, c) * ceil_div(p.n, c.tile_n);
 }
+int cluster(const GemmW8A8Config& c) { return c.cluster * c.cluster_k; }  // blocks of one
 int clusters_at_once(const GemmW8A8Config& c, const Arch& arch) {
-  return std::max(1, std::max(1, arch.num_sms) / c.cluster);
+  return std::max(1, std::max(1, arch.num_sms) / cluster(c));
 }
 
 }  // namespace
@@ -69,6 +70,14 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   if (c.tile_n % (8 * c.cluster) != 0)
     return fmt::format("a cluster of {} does not share {} rows of w in groups of 8", c.cluster,
                        c.tile_n);
+  if (c.cluster_k > 1) {
+    const std::int64_t steps = ceil_div(p.k, kTileK);
+    if (c.cluster > 1) return "blocks share the k of a tile or w, not both";
+    if (c.tile_n % (16 * c.cluster_k) != 0)
+      return fmt::format("{} blocks do not add {} columns in groups of 16", c.cluster_k, c.tile_n);
+    if (steps % (c.cluster_k * (p.has_block_scales() ? 4 : 1)) != 0)
+      return fmt::format("{} blocks do not share {} steps of k evenly", c.cluster_k, steps);
+  }
   const int bytes = smem_bytes(p, c, c.stages);
   if (bytes > arch.smem_per_block_bytes)
     return fmt::format("needs {} bytes of shared memory, {} has {} for a block", bytes, arch.name(),
@@ -81,9 +90,9 @@ LaunchPlan plan_wgmma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const A
   LaunchPlan plan;
   const std::int64_t work = tiles(p, c) / c.cluster;
   plan.grid[0] =
-      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * c.cluster);
+      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * cluster(c));
   plan.block[0] = kThreads;
-  plan.cluster = static_cast<unsigned>(c.cluster);
+  plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c, c.stages));
   plan.pdl = true;
   return plan;
@@ -115,11 +124,12 @@ void add_wgmma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& points) {
   for (const bool pingpong : {false, true})
     for (c.tile_m = 64; c.tile_m <= 256; c.tile_m *= 2)
       for (const int tile_n : {32, 64, 96, 128, 160, 192, 224, 256})
-        for (c.cluster = 1; c.cluster <= 2; ++c.cluster)
+        for (const auto& [cluster, cluster_k] : {std::pair{1, 1}, {2, 1}, {1, 2}})
           for (c.stages = 3; c.stages <= 8; ++c.stages)
             for (const int promote : {0, 1})
               for (const int group_m : {1, 4, 8, 16}) {
                 c.pingpong = pingpong, c.tile_n = tile_n, c.promote = promote, c.group_m = group_m;
+                c.cluster = cluster, c.cluster_k = cluster_k;
                 points.push_back(c);
               }
 }
@@ -132,15 +142,17 @@ void add_usual_wgmma(const GemmW8A8Problem& p, std::vector<GemmW8A8Config>& poin
   struct Shape {
     int tile_m, tile_n, stages, cluster;
     bool pingpong;
+    int cluster_k = 1;
   };
   // Unless the gate of a tune has shown that it may be left out, sums of e4m3 are promoted.
   c.promote = p.dtype == DType::i8 ? 0 : 1;
   for (const Shape& s :
        {Shape{128, 256, 4, 1, false}, Shape{128, 192, 5, 1, false}, Shape{256, 128, 4, 2, false},
-        Shape{128, 128, 6, 1, false}, Shape{128, 64, 8, 1, false}, Shape{64, 128, 8, 1, true}})
+        Shape{128, 128, 6, 1, false}, Shape{128, 64, 8, 1, false}, Shape{64, 128, 8, 1, true},
+        Shape{64, 64, 8, 1, true, 2}})
     for (const int group_m : {1, 4, 8}) {
       c.tile_m = s.tile_m, c.tile_n = s.tile_n, c.stages = s.stages, c.cluster = s.cluster;
-      c.pingpong = s.pingpong, c.group_m = group_m;
+      c.pingpong = s.pingpong, c.cluster_k = s.cluster_k, c.group_m = group_m;
       points.push_back(c);
     }
 }
@@ -154,6 +166,8 @@ std::optional<std::string> wasteful_wgmma(const GemmW8A8Problem& p, const GemmW8
   const std::int64_t groups = ceil_div(rows, c.cluster);
   if (c.group_m > 1 && groups <= c.group_m / 2)
     return fmt::format("a group of {} tiles along m is the same as one of fewer", c.group_m);
+  if (c.cluster_k > 1 && double(tiles(p, c)) >= 0.8 * std::max(1, arch.num_sms))
+    return fmt::format("{} tiles fill the GPU without {} shares of k", tiles(p, c), c.cluster_k);
   if (groups > 4 && c.group_m < 4) return "so small a group along m reads w too often";
   if (c.stages != 4 && c.stages < 8 && smem_bytes(p, c, c.stages + 1) <= arch.smem_per_block_bytes)
     return "a deeper ring fits";
@@ -165,7 +179,7 @@ double estimate_wgmma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, cons
   const double work = double(tiles(p, c)) / c.cluster;
   const double at_once = std::min<double>(work, clusters_at_once(c, arch));
   const double rounds = std::ceil(work / at_once);
-  const double steps = ceil_ratio(p.k, kTileK);
+  const double steps = ceil_ratio(p.k, kTileK) / c.cluster_k;
   const double x_bytes = double(c.tile_m) * kTileK, w_bytes = double(c.tile_n) * kTileK;
   // What the tensor cores of one SM reach of twice the 16-bit rate: less than on paper, for the
   // power that all of them draw.
@@ -182,7 +196,7 @@ double estimate_wgmma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, cons
   const double smem = (x_bytes + c.tile_m / 64.0 * w_bytes) / kSmemBytesPerClock / clocks_per_us;
   const double l2 = (x_bytes + w_bytes / c.cluster) / sm_rate(arch);
   const double shared_by = std::min<double>(double(tiles_m(p, c)), c.group_m * c.cluster);
-  const double blocks = at_once * c.cluster;
+  const double blocks = at_once * cluster(c);
   const double dram =
       blocks * w_bytes / shared_by / dram_rate(arch, blocks, (c.stages - 1) * (x_bytes + w_bytes));
   const double latency = kDramLatencyUs / (c.stages - 1);
@@ -190,7 +204,10 @@ double estimate_wgmma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, cons
   const double out_bytes = static_cast<double>(size_bits(p.out_dtype)) / 8;
   const double stores = 0.3 + c.tile_m * c.tile_n * out_bytes / (0.5 * sm_rate(arch));
   // The other warpgroup multiplies meanwhile, in all rounds but the last.
-  const double finish = c.pingpong ? stores + 0.1 * rounds * stores : rounds * stores;
+  const double exchange =
+      c.cluster_k == 1 ? 0 : 0.8 + c.tile_m * c.tile_n * 2.0 / (0.5 * sm_rate(arch));
+  const double own = stores / c.cluster_k + exchange;
+  const double finish = c.pingpong ? own + 0.1 * rounds * own : rounds * own;
   return kLaunchUs + kDramLatencyUs + rounds * steps * step + finish;
 }
 

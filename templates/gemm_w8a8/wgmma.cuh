@@ -24,6 +24,7 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
+//   cluster_k       blocks of a cluster that share the k of an output tile evenly
 //   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
 //   promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
 //
@@ -41,28 +42,36 @@ struct PairsOf8 : Problem {
 };
 template <class Config>
 struct PairsOf8Config : Config {
-  static constexpr int tile_k = Config::tile_k / 2, split_k = 1, cluster_k = 1;
+  static constexpr int tile_k = Config::tile_k / 2, split_k = 1;
 };
 
 /// Product: start(d, a, b) sets and run(d, a, b) adds 64 rows x tile_n columns of one stage
 /// (common/wgmma.h).
 template <class Problem, class Config, class Product>
-struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product> {
-  using Base = WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>;
+struct WgmmaW8A8
+    : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product, StoreSums<GemmTmaArgs>,
+                typename SumOf8<typename Problem::Input>::type> {
+  using Sum = typename SumOf8<typename Problem::Input>::type;
+  using Base =
+      WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product, StoreSums<GemmTmaArgs>, Sum>;
+  using typename Base::Exchange;
   using typename Base::Rank;
   using typename Base::Ring;
   using typename Base::Schedule;
   using typename Base::Shared;
   using typename Base::Tile;
   using Out = typename Problem::Output;
-  using Sum = typename SumOf8<typename Problem::Input>::type;
   using Scale = Scales<Problem>;
-  using Base::kBlocksM, Base::kCluster, Base::kGroup, Base::kMathGroups, Base::kN, Base::kPingpong,
+  using Base::kBlocksM, Base::kClusterK, Base::kGroup, Base::kMathGroups, Base::kN, Base::kPingpong,
       Base::kRows, Base::kStages, Base::kStageBytes, Base::kSums, Base::kTileM, Base::kTileN,
       Base::kTilesK;
+  static constexpr int kTurns = kTilesK / kClusterK;  // stages of a tile
   static constexpr bool kPromote = Config::promote != 0;
   static constexpr bool kAssists = Scale::kBlocks;
 
+  static_assert(kTilesK % kClusterK == 0, "blocks have as many stages of a tile each");
+  static_assert(!Scale::kBlocks || kClusterK == 1 || kTurns % 4 == 0,
+                "scales of four come at once");
   static_assert(Config::tile_k == 128, "a row of a stage's tile is 128 bytes");
   static_assert(!kPromote || kBlocksM == 1, "three sets of sums are those of 64 rows");
   static_assert(!Scale::kBlocks || kPromote, "every 128 of k have their own scales");
@@ -84,7 +93,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
       for (int j = 0; j < kSums; ++j) sum[i][j] = 0;
     int last = 0;
 #pragma unroll 1
-    for (int turn = 0; turn < kTilesK; ++turn) {
+    for (int turn = 0; turn < kTurns; ++turn) {
       barrier_wait(at.is_full(ring.stage), ring.parity);
       const u64 x = operand_x(at, ring.stage, row);
       const u64 w = wgmma_operand(at.w(ring.stage));
@@ -123,7 +132,7 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
 
   /// Where the scales of a stage's rows lie in shared memory: scales of x times that of w.
   static __device__ __forceinline__ u32 scales_at(const Shared& at, int stage) {
-    return at.empty + kStages * 8 + 16 + static_cast<u32>(stage * kTileM * 4);
+    return Base::end_of(at) + static_cast<u32>(stage * kTileM * 4);
   }
 
   /// One warp: fetches scales of blocks beside the tiles that they are of, four blocks of k at once
@@ -140,15 +149,16 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     for (int work = cluster; work < schedule.count; work += num_clusters) {
       const Tile tile = schedule.at(work, rank);
 #pragma unroll 1
-      for (int first = 0; first < kTilesK; first += 4) {
-        const auto w = Scale::of_w_blocks(scales, tile.column0, first);
+      for (int first = 0; first < kTurns; first += 4) {
+        const int block = rank.k * kTurns + first;
+        const auto w = Scale::of_w_blocks(scales, tile.column0, block);
         Vec<float, 4> x[kLaneRows];
 #pragma unroll
         for (int i = 0; i < kLaneRows; ++i)
-          x[i] = Scale::of_x_blocks(scales, tile.row0 + lane * kLaneRows + i, first);
+          x[i] = Scale::of_x_blocks(scales, tile.row0 + lane * kLaneRows + i, block);
 #pragma unroll
         for (int c = 0; c < 4; ++c) {
-          if (first + c == kTilesK) break;
+          if (first + c == kTurns) break;
           Vec<float, kLaneRows> products;
 #pragma unroll
           for (int i = 0; i < kLaneRows; ++i) products.element[i] = w.element[c] * x[i].element[c];
@@ -209,20 +219,22 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     Promotion promotion{at, ring, row, static_cast<u32>((row + warp * 16 + lane_row) * 4)};
 #pragma unroll
     for (int j = 0; j < kSums; ++j) sum[j] = 0;
-    constexpr int kWhole = kTilesK / 2 * 2, kRest = kTilesK - kWhole;
+    constexpr int kWhole = kTurns / 2 * 2, kRest = kTurns - kWhole;
 #pragma unroll 1
     for (int first = 0; first < kWhole; first += 2) promotion.template run<2>(first, sum);
     if constexpr (kRest > 0) promotion.template run<kRest>(kWhole, sum);
     wgmma_wait<0>();
-    Part& before = promotion.parts[(kTilesK + 1) % 2];
+    Part& before = promotion.parts[(kTurns + 1) % 2];
     pin(before);
     Base::release(at, promotion.last);
     add(before, promotion.scale, sum);
   }
 
   /// Scales the sums of 64 rows and stores them; `row0` is the warp's first row.
+  template <int count>
   static __device__ __forceinline__ void store(const GemmW8A8TmaArgs& args, i64 row0, int column0,
-                                               const Sum (&sum)[kSums]) {
+                                               const Sum (&sum)[count]) {
+    constexpr int kWidth = count * 2;
     const GemmW8A8Args scales = scales_of(args);
     const int lane = static_cast<int>(threadIdx.x % kWarp), t = lane % 4;
     float x_scale[2] = {1, 1};
@@ -232,12 +244,12 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
 #pragma unroll
       for (int r = 0; r < 2; ++r) x_scale[r] = Scale::of_x(scales, row0 + lane / 4 + 8 * r);
 #pragma unroll
-    for (int j = 0; j < kTileN / 8; j += 4) {
+    for (int j = 0; j < kWidth / 8; j += 4) {
       Vec<float, 2> w_scale[4] = {};
       if constexpr (!Scale::kBlocks)
 #pragma unroll
         for (int q = 0; q < 4; ++q)
-          if (j + q < kTileN / 8)
+          if (j + q < kWidth / 8)
             w_scale[q] = Problem::w_scale == ScaleOf::tensor
                              ? tensor_scale
                              : Scale::of_w_pair(scales, column0 + (j + q) * 8 + t * 2);
@@ -256,20 +268,19 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
           u32 v[4];
 #pragma unroll
           for (int q = 0; q < 4; ++q)
-            v[q] = j + q < kTileN / 8 ? pack2<Out>(value(q, r, 0), value(q, r, 1)) : 0u;
+            v[q] = j + q < kWidth / 8 ? pack2<Out>(value(q, r, 0), value(q, r, 1)) : 0u;
           quad_transpose(v, t);
           const int column = column0 + (j + t) * 8;
-          if (exists && (kTileN % 32 == 0 || j + t < kTileN / 8) &&
-              (kN % kTileN == 0 || column < kN))
+          if (exists && (kWidth % 32 == 0 || j + t < kWidth / 8) && (Base::kWhole || column < kN))
             *reinterpret_cast<Bytes<16>*>(y + column) = {{v[0], v[1], v[2], v[3]}};
         } else {
 #pragma unroll
           for (int q = 0; q < 4; q += 2) {
-            if (j + q >= kTileN / 8) continue;
+            if (j + q >= kWidth / 8) continue;
             float v[4] = {value(q, r, 0), value(q, r, 1), value(q + 1, r, 0), value(q + 1, r, 1)};
             quad_pairs(v, t);
             const int column = column0 + (j + q + t / 2) * 8 + t % 2 * 4;
-            if (exists && (kN % kTileN == 0 || column < kN))
+            if (exists && (Base::kWhole || column < kN))
               store_vec<Out, 4>(y + column, {v[0], v[1], v[2], v[3]});
           }
         }
@@ -289,10 +300,12 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
     // In turns: a group may wait for stages only once the other has had all that come before.
     if (kPingpong && group == 1) named_arrive(2, kMathGroups * kGroup);
     int turn = 0;
-    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1) {
+    u32 parity = 0;    // of the tiles that the blocks of the cluster have added up
+    bool met = false;  // those blocks
+    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1, parity ^= 1) {
       const Tile tile = schedule.at(work, rank);
       if (kPingpong && turn != group) {
-        ring.advance(kTilesK);
+        ring.advance(kTurns);
         continue;
       }
       const i64 row0 = tile.row0 + row + warp * 16;
@@ -302,8 +315,19 @@ struct WgmmaW8A8 : WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product>
       else
         multiply(at, ring, row, sum);
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);
+      if constexpr (kClusterK > 1) {
+        if (!met) cluster_wait();  // the others have begun
+        met = true;
+        typename Exchange::Part part;
+        at.exchange.add(parity, work + num_clusters >= schedule.count,
+                        threadIdx.x % Exchange::kThreads, sum, part);
 #pragma unroll
-      for (int i = 0; i < kBlocksM; ++i) store(args, row0 + i * 64, tile.column0, sum[i]);
+        for (int i = 0; i < kBlocksM; ++i)
+          store(args, row0 + i * 64, tile.column0 + rank.k * (kTileN / kClusterK), part[i]);
+      } else {
+#pragma unroll
+        for (int i = 0; i < kBlocksM; ++i) store(args, row0 + i * 64, tile.column0, sum[i]);
+      }
     }
   }
 

@@ -167,14 +167,14 @@ struct WgmmaWna16 {
     }
   };
 
-  using Exchange = ClusterSums<kClusterK, kBlocksN, kSums, kStoreThreads>;
+  using Exchange = ClusterSums<float, kClusterK, kBlocksN, kSums, kStoreThreads>;
 
   struct Shared {
     unsigned char* tiles;
     u32 full, empty;
-    u32 stores;                       // buffers of y
-    float* halves;                    // sums of the second warpgroups along k
-    Exchange exchange;                // of sums with the other blocks of a tile
+    u32 stores;         // buffers of y
+    float* halves;      // sums of the second warpgroups along k
+    Exchange exchange;  // of sums with the other blocks of a tile
     __device__ unsigned char* x(int stage) const { return tiles + stage * kStageBytes; }
     __device__ unsigned char* w(int stage) const { return x(stage) + kBytesX; }
     __device__ u32 is_full(int stage) const { return full + static_cast<u32>(stage) * 8; }

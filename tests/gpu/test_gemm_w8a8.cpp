@@ -49,11 +49,12 @@ GemmW8A8Config mma(int tile_m, int tile_n, int tile_k, int warps_m, int warps_n,
   return c;
 }
 
-GemmW8A8Config wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int promote) {
+GemmW8A8Config wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster, int promote,
+                     int cluster_k = 1) {
   GemmW8A8Config c;
   c.kernel = "wgmma";
   c.tile_m = tile_m, c.tile_n = tile_n, c.tile_k = 128, c.stages = stages, c.pingpong = pingpong;
-  c.cluster = cluster, c.promote = promote, c.group_m = 4;
+  c.cluster = cluster, c.promote = promote, c.group_m = 4, c.cluster_k = cluster_k;
   return c;
 }
 
@@ -107,6 +108,8 @@ TEST_CASE("Hopper's kernel of gemm_w8a8 and cuBLASLt agree with loops on the CPU
     configs.push_back(wgmma(128, 64, 5, false, 2, promote));
     configs.push_back(wgmma(64, 32, 8, true, 2, promote));
     configs.push_back(wgmma(128, 96, 4, false, 2, promote));
+    configs.push_back(wgmma(128, 64, 4, false, 1, promote, 2));
+    configs.push_back(wgmma(64, 64, 6, true, 1, promote, 2));
   }
   configs.push_back(wgmma(256, 64, 5, false, 2, 0));
   configs.push_back(wgmma(128, 192, 4, false, 2, 0));
@@ -117,8 +120,9 @@ TEST_CASE("Hopper's kernel of gemm_w8a8 and cuBLASLt agree with loops on the CPU
     configs.push_back(library);
   for (const Scheme& scheme : kSchemes)
     // One stage; two; 13, whose scales are not aligned; 36, which is more than are promoted at
-    // once.
-    for (const auto& [n, k] : {std::pair{512, 64}, {504, 176}, {264, 1552}, {136, 4608}})
+    // once; 8 and more tiles than clusters, whose blocks take them in turns.
+    for (const auto& [n, k] :
+         {std::pair{512, 64}, {504, 176}, {264, 1552}, {136, 4608}, {1032, 1024}})
       for (const int m : {17, 64, 129, 300}) {
         const Params p = problem(m, n, k, scheme, m == 64 ? DType::f32 : DType::bf16);
         if (!can_run(p, gpu)) continue;

@@ -44,6 +44,7 @@ GemmW8A8Config legal_wgmma() {
   GemmW8A8Config c;
   c.kernel = "wgmma";
   c.tile_m = 128, c.tile_n = 128, c.tile_k = 128, c.stages = 6, c.cluster = 2, c.group_m = 8;
+  c.cluster_k = 1;
   return c;
 }
 
@@ -252,8 +253,9 @@ TEST_CASE("kernels of Hopper for 8 bits compile without spilling or waits of the
   const Nvrtc nvrtc;
   const Arch arch = parse_arch("sm_90a");
   const auto check = [&](const GemmW8A8Problem& p, int tile_m, int tile_n, bool pingpong,
-                         int promote) {
+                         int promote, int cluster_k = 1) {
     GemmW8A8Config c = legal_wgmma();
+    if (cluster_k > 1) c.cluster = 1, c.cluster_k = cluster_k;
     c.tile_m = tile_m, c.tile_n = tile_n, c.stages = 4, c.pingpong = pingpong, c.promote = promote;
     const Params params = to_params(p), config = to_params(c);
     INFO(to_text(params), " ", to_text(config));
@@ -272,6 +274,23 @@ TEST_CASE("kernels of Hopper for 8 bits compile without spilling or waits of the
   check(tensor, 128, 96, false, 1);
   check(tensor, 64, 128, true, 1);
   check(blocks(2048, 4096, 4096), 128, 128, false, 1);
+  check(problem(64, 4096, 4096), 128, 64, false, 0, 2);
+  check(blocks(64, 4096, 14336), 64, 64, true, 1, 2);
   check(blocks(2048, 4096, 2192), 128, 128, false, 1);
   check(blocks(64, 4096, 4096), 64, 64, true, 1);
+}
+
+TEST_CASE("blocks of a cluster share the k of a tile evenly, and scales of four blocks whole") {
+  const Arch arch = parse_arch("sm_90a");
+  const auto reason = [&](const GemmW8A8Problem& p, int cluster, int tile_n) {
+    GemmW8A8Config c = legal_wgmma();
+    c.cluster = cluster, c.cluster_k = 2, c.tile_n = tile_n, c.stages = 4, c.promote = 1;
+    if (p.dtype == DType::i8) c.promote = 0;
+    return family.reject_reason(to_params(p), to_params(c), arch);
+  };
+  CHECK_FALSE(reason(problem(64, 4096, 256), 1, 64));
+  CHECK_FALSE(reason(blocks(64, 4096, 1024), 1, 64));
+  CHECK(mentions(reason(problem(64, 4096, 256), 2, 64), "not both"));
+  CHECK(mentions(reason(problem(64, 4096, 384), 1, 64), "3 steps of k evenly"));
+  CHECK(mentions(reason(blocks(64, 4096, 1536), 1, 64), "12 steps of k evenly"));
 }
