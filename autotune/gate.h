@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "autotune/kernel_library.h"
+#include "autotune/operands.h"
 #include "autotune/search.h"
 #include "autotune/trial_tools.h"
 #include "autotune/workspace.h"
@@ -40,8 +41,8 @@ class OperandSet {
 
 /// Correctness of kernels for one problem at one set of inputs. The expected outputs come from the
 /// family's reference config on the device, or from its cpu_reference. They stay on the device, and
-/// outputs are compared there; only what is wrong, or is of a type that the device does not compare,
-/// is looked at on the host.
+/// outputs are compared there; only the worst part of what is wrong, or what is of a type that the
+/// device does not compare, is looked at on the host.
 class Gate {
  public:
   enum class Use { check, operands_only };
@@ -66,7 +67,11 @@ class Gate {
   void run(const ReadyKernel& kernel);
   /// Copies all outputs to buffers that it makes if there are none. Does not wait.
   void copy_outputs(std::vector<Buffer>& to) const;
-  std::vector<std::byte> download(std::size_t operand, CUdeviceptr from) const;
+  std::vector<std::byte> download(std::size_t operand, CUdeviceptr from,
+                                  const ElementRange& range) const;
+  /// Elements of output `i` at `at` with the worst error of all among them, few enough for the
+  /// host; all of them where the device does not know errors of their type.
+  ElementRange worth_a_look(std::size_t i, CUdeviceptr at) const;
   std::vector<Buffer> cpu_expectation(const Family& family) const;
   /// Worst error of output `i` at `at`; the verdict if it is beyond the tolerance.
   std::optional<Verdict> complaint(std::size_t i, CUdeviceptr at, double& error) const;

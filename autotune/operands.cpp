@@ -142,12 +142,14 @@ double element(DType dtype, const std::byte* data, std::size_t index) {
 }
 
 Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
-                          const std::vector<std::byte>& reference, const Tolerance& tolerance) {
+                          const std::vector<std::byte>& reference, const Tolerance& tolerance,
+                          std::size_t first) {
   const bool real = is_floating_point(spec.dtype);
   const Tolerance bound = real || tolerance.share > 0 ? tolerance : Tolerance{};
   Comparison result;
   std::size_t worst = 0, num_missed = 0;  // missed: integers that differ by more than rel |ref|
-  const std::size_t count = spec.num_elements();
+  const std::size_t count =
+      std::min(spec.num_elements() - first, 8 * out.size() / size_bits(spec.dtype));
   for (std::size_t i = 0; i < count; ++i) {
     const double got = element(spec.dtype, out.data(), i);
     const double wanted = element(spec.dtype, reference.data(), i);
@@ -169,16 +171,27 @@ Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>&
     if (share > 1 && result.error <= 1) {
       result.error = share;
       result.complaint = fmt::format("{} of {} elements of {} differ, {} for one", num_missed,
-                                     count, spec.name, coordinate(spec, worst));
+                                     count, spec.name, coordinate(spec, first + worst));
       return result;
     }
     result.error = std::max(result.error, share);
   }
   if (result.error > 1)
-    result.complaint = fmt::format("{} is {:g} instead of {:g}", coordinate(spec, worst),
+    result.complaint = fmt::format("{} is {:g} instead of {:g}", coordinate(spec, first + worst),
                                    element(spec.dtype, out.data(), worst),
                                    element(spec.dtype, reference.data(), worst));
   return result;
+}
+
+ElementRange around_worst(std::size_t count, std::size_t most,
+                          const std::function<double(const ElementRange&)>& worst_error) {
+  ElementRange range{0, count};
+  while (range.count > most) {
+    const std::size_t half = range.count / 2;
+    const ElementRange lower{range.first, half}, upper{range.first + half, range.count - half};
+    range = worst_error(lower) >= worst_error(upper) ? lower : upper;
+  }
+  return range;
 }
 
 std::optional<Params> odd_problem(const Family& family, const Params& problem, const Arch& arch) {

@@ -1,6 +1,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <vector>
@@ -31,9 +32,20 @@ struct Comparison {
   std::string complaint;
 };
 /// Compares an output with its reference; integers and booleans must be equal unless the tolerance
-/// has a `share`.
+/// has a `share`. The data may be a part of the operand's, from element `first` on.
 Comparison compare_output(const OperandSpec& spec, const std::vector<std::byte>& out,
-                          const std::vector<std::byte>& reference, const Tolerance& tolerance);
+                          const std::vector<std::byte>& reference, const Tolerance& tolerance,
+                          std::size_t first = 0);
+
+/// Some neighbouring elements.
+struct ElementRange {
+  std::size_t first = 0, count = 0;
+};
+/// At most `most` (1 or more) of `count` elements, among them one with the worst error:
+/// `worst_error` says the worst of a range. It is asked of halves, of halves of the worse one, and
+/// so on: of twice as many elements as there are.
+ElementRange around_worst(std::size_t count, std::size_t most,
+                          const std::function<double(const ElementRange&)>& worst_error);
 
 /// The same problem with its even dynamic fields one less, so that tails are checked too: all of
 /// them if the family supports that, else the first one that may change alone, else nothing.

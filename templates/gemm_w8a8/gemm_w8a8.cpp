@@ -418,18 +418,21 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
   double rel = p.out_dtype == DType::bf16  ? std::ldexp(1.0, -7)
                : p.out_dtype == DType::f16 ? std::ldexp(1.0, -10)
                                            : std::ldexp(1.0, -16);
-  // Sums of k products with a total of about 1, times scales of up to 4 on either side. Tensor
-  // cores may cut their sum off at 2^-13 of its largest part with every 32 products (Hopper), which
-  // are added up in fp32 after 128, or, where scales are rank-1, after a short k only. Errors of
-  // many cuts add up as those of a random walk; they bend sums towards zero by less
+  // Sums of k products with a total of about 1, times scales of up to 4 on either side.
+  double abs = 16 * (std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20));
+  // Tensor cores may cut their sum off at 2^-13 of its largest part with every 32 products
+  // (Hopper), which are added up in fp32 after 128, or, where scales are rank-1, after a short k
+  // only. Errors of many cuts add up as those of a random walk, and that walk's length is what is
+  // usual, not the most: among the many elements of a product with scales of rows, some with large
+  // scales on both sides are off by several times as much. Sums are bent towards zero by less
   // (kMaxUnpromotedK).
-  double error = std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20);
   if (!p.has_block_scales()) {
     const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
-    error += std::ldexp(std::sqrt(cuts), -13);
+    const bool of_tensors = p.x_scale == "tensor" && p.w_scale == "tensor";
+    abs += (of_tensors ? 16 : 64) * std::ldexp(std::sqrt(cuts), -13);
     rel += std::ldexp(cuts, -18);
   }
-  return {16 * error, rel};
+  return {abs, rel};
 }
 
 }  // namespace quern

@@ -132,6 +132,19 @@ TEST_CASE("tuning gates what is wrong, records the winner, and the second run co
   }
 }
 
+TEST_CASE("what is wrong with a large output is found where it is") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  const GpuFixture gpu;
+  const TemporaryFolder folder;
+  KernelLibrary library = open_library(gpu.context, folder.path());
+  const Family& family = library.families().at("scale");
+  const Verdict verdict =
+      gate_config(library, family, problem(3000001), to_params(kConfigs[7]));  // forgets the last
+  CHECK_EQ(name(verdict.status), "wrong_result");
+  CHECK_GT(verdict.error, 1);
+  CHECK_EQ(verdict.reason.substr(0, 13), "y[3000000] is");
+}
+
 TEST_CASE("a ready kernel serves every size of its bucket, in a graph too") {
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
   const GpuFixture gpu;

@@ -273,6 +273,14 @@ TEST_CASE("kernels of Hopper for 8 bits compile without spilling or waits of the
   check(tensor, 128, 128, false, 1);
   check(tensor, 128, 96, false, 1);
   check(tensor, 64, 128, true, 1);
+  auto rows = problem(8192, 28672, 4096, DType::e4m3, "token", "channel");
+  check(rows, 128, 256, false, 0);
+  check(rows, 128, 128, true, 0);
+  check(rows, 128, 128, false, 1);
+  rows.k = 14336, rows.out_dtype = DType::f32;
+  check(rows, 128, 256, false, 0);
+  check(rows, 128, 128, true, 0);
+  check(rows, 128, 128, false, 1);
   check(blocks(2048, 4096, 4096), 128, 128, false, 1);
   check(problem(64, 4096, 4096), 128, 64, false, 0, 2);
   check(blocks(64, 4096, 14336), 64, 64, true, 1, 2);

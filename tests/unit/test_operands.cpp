@@ -88,6 +88,34 @@ TEST_CASE("an output is compared element by element with its bound") {
   CHECK_EQ(far.complaint, "y[1, 0] is 9 instead of 4");
 }
 
+TEST_CASE("a part of an output is compared as the whole is") {
+  const OperandSpec y = spec(DType::f32, {2, 3});
+  const Tolerance tolerance{0.1, 0.1};
+  const Comparison part = compare_output(y, floats({3, 9}), floats({3, 4}), tolerance, 2);
+  CHECK_EQ(part.error, doctest::Approx(10).epsilon(0.01));
+  CHECK_EQ(part.complaint, "y[1, 0] is 9 instead of 4");
+  CHECK_EQ(compare_output(y, floats({6}), floats({6}), tolerance, 5).error, 0);
+}
+
+TEST_CASE("the surroundings of the worst element are found by halves") {
+  for (const std::size_t count : {1, 63, 64, 65, 1000, 100003})
+    for (const std::size_t worst : {std::size_t{0}, count / 3, count / 2, count - 1})
+      for (const double error : {2.0, std::numeric_limits<double>::infinity()}) {
+        CAPTURE(count);
+        CAPTURE(worst);
+        std::size_t asked = 0;
+        const ElementRange range = around_worst(count, 64, [&](const ElementRange& part) {
+          CHECK_GT(part.count, 0);
+          CHECK_LE(part.first + part.count, count);
+          asked += part.count;
+          return worst - part.first < part.count ? error : 1.5;
+        });
+        CHECK_LE(range.count, 64);
+        CHECK_LT(worst - range.first, range.count);
+        CHECK_LE(asked, 2 * count + 64);
+      }
+}
+
 TEST_CASE("NaN and infinity never pass, not even against themselves") {
   const OperandSpec y = spec(DType::f32, {1});
   const float nan = std::nanf(""), infinity = std::numeric_limits<float>::infinity();
