@@ -39,7 +39,6 @@ struct ClusterSums {
                                       Part& part) const {
     const u32 own = parts + thread * 16;
     barrier_wait(empty, parity ^ 1);
-    // Not before: warpgroups in turns have not all been sent the tile before.
     if (thread == 0) barrier_arrive_expect(full, (blocks - 1) * kBytes);
 #pragma unroll
     for (int to = 0; to < blocks; ++to) {

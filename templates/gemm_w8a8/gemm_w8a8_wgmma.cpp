@@ -89,8 +89,9 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
 LaunchPlan plan_wgmma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
   LaunchPlan plan;
   const std::int64_t work = tiles(p, c) / c.cluster;
-  plan.grid[0] =
-      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * cluster(c));
+  // Blocks that exchange sums do so for one tile.
+  const std::int64_t at_once = c.cluster_k > 1 ? work : clusters_at_once(c, arch);
+  plan.grid[0] = static_cast<unsigned>(std::min(work, at_once) * cluster(c));
   plan.block[0] = kThreads;
   plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c, c.stages));

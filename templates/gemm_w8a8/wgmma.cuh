@@ -24,7 +24,8 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
-//   cluster_k       blocks of a cluster that share the k of an output tile evenly
+//   cluster_k       blocks of a cluster that share the k of an output tile evenly, and exchange their
+//                   sums once: every tile then has a cluster of its own
 //   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
 //   promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
 //
@@ -300,9 +301,7 @@ struct WgmmaW8A8
     // In turns: a group may wait for stages only once the other has had all that come before.
     if (kPingpong && group == 1) named_arrive(2, kMathGroups * kGroup);
     int turn = 0;
-    u32 parity = 0;    // of the tiles that the blocks of the cluster have added up
-    bool met = false;  // those blocks
-    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1, parity ^= 1) {
+    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1) {
       const Tile tile = schedule.at(work, rank);
       if (kPingpong && turn != group) {
         ring.advance(kTurns);
@@ -316,11 +315,9 @@ struct WgmmaW8A8
         multiply(at, ring, row, sum);
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);
       if constexpr (kClusterK > 1) {
-        if (!met) cluster_wait();  // the others have begun
-        met = true;
+        cluster_wait();  // the others have begun
         typename Exchange::Part part;
-        at.exchange.add(parity, work + num_clusters >= schedule.count,
-                        threadIdx.x % Exchange::kThreads, sum, part);
+        at.exchange.add(0, true, threadIdx.x % Exchange::kThreads, sum, part);
 #pragma unroll
         for (int i = 0; i < kBlocksM; ++i)
           store(args, row0 + i * 64, tile.column0 + rank.k * (kTileN / kClusterK), part[i]);

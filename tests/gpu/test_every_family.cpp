@@ -1,5 +1,6 @@
-// One small problem of every family, a few configs each: quick enough to run under compute-sanitizer
-// (memcheck, racecheck, initcheck), which slows kernels down by one or two orders of magnitude.
+// One small problem of every family, a few configs each: quick enough to run under
+// compute-sanitizer (memcheck, racecheck, initcheck), which slows kernels down by one or two orders
+// of magnitude.
 #include "autotune/row_family.h"
 #include "runtime/driver.h"
 #include "templates/embedded.h"
@@ -40,6 +41,32 @@ TEST_CASE("small: gemm") {
       p.m = m, p.n = 70, p.k = k;
       check_family(gpu, family, to_params(p), reference_gemm, few());
     }
+}
+
+TEST_CASE("small: blocks of a cluster that share the k of more tiles than there are clusters") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  QUERN_SKIP_IF(!gpu.arch().has_wgmma(), "the GPU has no wgmma");
+  GemmConfig c;
+  c.kernel = "wgmma";
+  c.tile_n = 64, c.tile_k = 64, c.stages = 4, c.split_k = 1, c.group_m = 1, c.cluster = 1;
+  FamilyCheck gemm, w8a8;
+  gemm.max_candidates = w8a8.max_candidates = 1;
+  for (const bool pingpong : {false, true}) {
+    c.tile_m = pingpong ? 64 : 128, c.pingpong = pingpong;
+    for (c.cluster_k = 2; c.cluster_k <= 4; c.cluster_k *= 2) gemm.configs.push_back(to_params(c));
+    GemmW8A8Config eight;
+    eight.kernel = "wgmma";
+    eight.tile_m = c.tile_m, eight.tile_n = 64, eight.tile_k = 128, eight.stages = 4;
+    eight.group_m = 1, eight.cluster = 1, eight.cluster_k = 2, eight.pingpong = pingpong;
+    w8a8.configs.push_back(to_params(eight));
+  }
+  GemmProblem p;
+  p.m = 1030, p.n = 520, p.k = 256;
+  check_family(gpu, GemmFamily(), to_params(p), reference_gemm, gemm);
+  GemmW8A8Problem q;
+  q.m = p.m, q.n = p.n, q.k = p.k;
+  check_family(gpu, GemmW8A8Family(), to_params(q), reference_gemm_w8a8, w8a8);
 }
 
 TEST_CASE("small: gemm_wna16") {
@@ -85,15 +112,15 @@ TEST_CASE("small: fused gemm") {
     check_family(gpu, family, residual, oracle, few());
     if (m > 16) continue;
     Params normalised = {{"m", m},
-                               {"n", 70},
-                               {"k", 64},
-                               {"dtype", "bf16"},
-                               {"prologue", "rmsnorm"},
-                               {"epilogue", "bias"},
-                               {"eps", 1e-5},
-                               {"stream", "bf16"},
-                               {"B", "bf16"},
-                               {"Y", "bf16"}};
+                         {"n", 70},
+                         {"k", 64},
+                         {"dtype", "bf16"},
+                         {"prologue", "rmsnorm"},
+                         {"epilogue", "bias"},
+                         {"eps", 1e-5},
+                         {"stream", "bf16"},
+                         {"B", "bf16"},
+                         {"Y", "bf16"}};
     check_family(gpu, family, normalised, oracle, few());
     normalised["stream"] = "f32";
     check_family(gpu, family, normalised, oracle, few());
@@ -105,14 +132,21 @@ TEST_CASE("small: row kernels") {
   GpuFixture gpu;
   const RowFamily family(embedded_templates());
   for (const int cols : {64, 172}) {
-    const Params norm = {{"kernel", "add_rmsnorm"}, {"rows", 3}, {"cols", cols}, {"T", "bf16"},
-                         {"R", "f32"}, {"eps", 1e-5}};
+    const Params norm = {{"kernel", "add_rmsnorm"},
+                         {"rows", 3},
+                         {"cols", cols},
+                         {"T", "bf16"},
+                         {"R", "f32"},
+                         {"eps", 1e-5}};
     const Params silu = {{"kernel", "silu_mul"}, {"rows", 3}, {"cols", cols}, {"T", "bf16"}};
     check_family(gpu, family, norm, {}, few());
     check_family(gpu, family, silu, {}, few());
     if (cols % 8 != 0) continue;
-    const Params interleaved = {{"kernel", "silu_mul_interleaved"}, {"rows", 3},
-                                {"groups", cols / 8}, {"lanes", 8}, {"T", "bf16"}};
+    const Params interleaved = {{"kernel", "silu_mul_interleaved"},
+                                {"rows", 3},
+                                {"groups", cols / 8},
+                                {"lanes", 8},
+                                {"T", "bf16"}};
     check_family(gpu, family, interleaved, {}, few());
   }
 }
