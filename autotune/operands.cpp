@@ -86,8 +86,11 @@ std::vector<std::byte> trial_contents(const OperandSpec& spec, std::uint64_t see
   std::vector<std::byte> bytes(bytes_for(spec.dtype, period));
   if (is_floating_point(spec.dtype)) {
     std::normal_distribution<float> normal(0.0f, static_cast<float>(spec.stddev));
+    const auto [least, most] = spec.between.value_or(std::pair{0.0, 1.0});
+    std::uniform_real_distribution<float> uniform(static_cast<float>(least),
+                                                  static_cast<float>(most));
     for (std::size_t i = 0; i < period; ++i) {
-      const float value = normal(random);
+      const float value = spec.between ? uniform(random) : normal(random);
       store_float(spec.dtype, bytes.data(), i, spec.positive ? std::fabs(value) : value);
     }
   } else if (spec.range && spec.dtype != DType::i4 && spec.dtype != DType::boolean) {

@@ -34,6 +34,9 @@ struct OperandSpec {
   std::optional<std::pair<std::int32_t, std::int32_t>> range = std::nullopt;
   /// Magnitudes instead of normal values: for what a logarithm or a root is taken of.
   bool positive = false;
+  /// Uniform contents from first to second instead, for floating types: for scales, of which a very
+  /// small one would hide what is wrong with all that it scales.
+  std::optional<std::pair<double, double>> between = std::nullopt;
 
   std::size_t num_elements() const;
   std::size_t size_bytes() const { return bytes_for(dtype, num_elements()); }

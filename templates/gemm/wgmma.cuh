@@ -15,9 +15,8 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
-//   split_k         blocks that share an output tile; each leaves fp32 sums in the workspace and
-//   the
-//                   last to arrive adds them in order of k, so results do not depend on timing
+//   split_k         blocks that share an output tile; each leaves fp32 sums in the workspace, and
+//                   the last to arrive adds them in order of k: results do not depend on timing
 //   cluster_k       the same by the blocks of a cluster, which send each other their sums through
 //                   distributed shared memory; each adds, in order of k, and stores a part of the
 //                   columns. They do so once: every tile then has a cluster of its own. At 64 x 4096

@@ -181,6 +181,9 @@ GemmW8A8Problem problem_from(const Params& params) {
 
 GemmW8A8Config config_from(const Params& params) { return from_params<GemmW8A8Config>(params); }
 
+/// Scales in trials: up to this many times what is typical, down to half of it.
+constexpr double kMostScale = 1.5;
+
 std::string scale_of(const std::string& scale) {
   if (scale == "tensor") return "quern::ScaleOf::tensor";
   return scale == "token" || scale == "channel" ? "quern::ScaleOf::row" : "quern::ScaleOf::block";
@@ -356,12 +359,12 @@ std::vector<OperandSpec> GemmW8A8Family::operands(const Params& problem) const {
   if (i8) x.range = w.range = std::pair{-127, 127};
   const std::int64_t blocks_k = scale_blocks(p.k);
   const auto scales = [&](const char* name, const std::string& of, std::int64_t rows,
-                          std::int64_t blocks, double stddev) {
+                          std::int64_t blocks, double typical) {
     std::vector<std::int64_t> shape = {rows};
     if (of == "tensor") shape = {1};
     if (p.has_block_scales()) shape = {blocks, blocks_k};
-    OperandSpec spec{name, DType::f32, shape, OperandSpec::Role::in, stddev, {}};
-    spec.positive = true;
+    OperandSpec spec{name, DType::f32, shape, OperandSpec::Role::in, typical, {}};
+    spec.between = {0.5 * typical, kMostScale * typical};
     return spec;
   };
   return {x, w, scales("x_scales", p.x_scale, p.m, p.m, 1 / kCodes),
@@ -418,21 +421,21 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
   double rel = p.out_dtype == DType::bf16  ? std::ldexp(1.0, -7)
                : p.out_dtype == DType::f16 ? std::ldexp(1.0, -10)
                                            : std::ldexp(1.0, -16);
-  // Sums of k products with a total of about 1, times scales of up to 4 on either side.
-  double abs = 16 * (std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20));
+  // Sums of k products with a total of about 1, times scales of up to kMostScale on either side.
+  double error = std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20);
   // Tensor cores may cut their sum off at 2^-13 of its largest part with every 32 products
   // (Hopper), which are added up in fp32 after 128, or, where scales are rank-1, after a short k
-  // only. Errors of many cuts add up as those of a random walk, and that walk's length is what is
-  // usual, not the most: among the many elements of a product with scales of rows, some with large
-  // scales on both sides are off by several times as much. Sums are bent towards zero by less
+  // only. Errors of many cuts add up as those of a random walk, as far as what is usual of all sums
+  // and again in proportion to the sum itself; they bend sums towards zero by less
   // (kMaxUnpromotedK).
+  constexpr double kWorst = 6;  // times what is usual: of 10^8 elements
   if (!p.has_block_scales()) {
     const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
-    const bool of_tensors = p.x_scale == "tensor" && p.w_scale == "tensor";
-    abs += (of_tensors ? 16 : 64) * std::ldexp(std::sqrt(cuts), -13);
-    rel += std::ldexp(cuts, -18);
+    const double walk = std::ldexp(std::sqrt(cuts), -13);
+    error += walk;
+    rel += kWorst * walk + std::ldexp(cuts, -18);
   }
-  return {abs, rel};
+  return {kWorst * kMostScale * kMostScale * error, rel};
 }
 
 }  // namespace quern
