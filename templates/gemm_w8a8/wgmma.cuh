@@ -200,6 +200,7 @@ struct WgmmaW8A8
         wgmma_fence();
         Product::start(part, operand_x(at, ring.stage, row), wgmma_operand(at.w(ring.stage)));
         wgmma_commit();
+        if constexpr (Scale::kBlocks) __syncwarp();  // all lanes have read the scales of `last`
         if (first + s > 0) Base::release(at, last);
         add(before, scale, sum);
         if constexpr (Scale::kBlocks)
@@ -227,6 +228,7 @@ struct WgmmaW8A8
     wgmma_wait<0>();
     Part& before = promotion.parts[(kTurns + 1) % 2];
     pin(before);
+    if constexpr (Scale::kBlocks) __syncwarp();
     Base::release(at, promotion.last);
     add(before, promotion.scale, sum);
   }

@@ -237,8 +237,8 @@ TEST_CASE("fusing takes no more memory") {
       return plan_forward(config, DType::bf16, model, prefill_shape(tokens), {}, fusion)
           .activations.total_bytes();
     };
-    for (const StepFusion& fusion : step_fusions(DType::bf16, model, tokens))
-      CHECK_LE(bytes(fusion), bytes({}));
+    for (const StepFusion& fusion : step_fusions(DType::bf16, model, 1))
+      CHECK_LE(bytes(served(fusion, DType::bf16, tokens)), bytes({}));
   }
 }
 
@@ -286,7 +286,9 @@ TEST_CASE("the way to fuse is the one with the least sum of times") {
   CHECK_EQ(chosen(1).fusion, StepFusion{});
   CHECK_EQ(to_text(chosen(1)), "nothing");
   us["add down"] = 9;
-  CHECK_EQ(chosen(256).fusion, StepFusion{false, NormKernel::adds, NormKernel::alone});
+  CHECK_EQ(chosen(128).fusion, StepFusion{false, NormKernel::adds, NormKernel::alone});
+  // Where products are bound by arithmetic, times measured apart do not decide.
+  CHECK_EQ(chosen(129).fusion, StepFusion{});
   // What was not measured is not taken where the rest was, and estimates decide if nothing was.
   us = {{"add_rmsnorm", 2}, {"residual_rmsnorm", 2}, {"silu_mul_interleaved", 2}};
   unknown = {"rmsnormcast", "rmsnormswiglu"};
