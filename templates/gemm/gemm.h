@@ -57,7 +57,7 @@ struct GemmConfig {
         std::pair{"async_copy", &C::async_copy}, std::pair{"blocks_per_sm", &C::blocks_per_sm},
         std::pair{"split_k", &C::split_k},       std::pair{"group_m", &C::group_m},
         std::pair{"cluster", &C::cluster},       std::pair{"cluster_k", &C::cluster_k},
-        std::pair{"pingpong", &C::pingpong},   std::pair{"algorithm", &C::algorithm}};
+        std::pair{"pingpong", &C::pingpong},     std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmConfig&) const = default;
 };

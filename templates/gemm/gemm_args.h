@@ -61,7 +61,8 @@ constexpr int mma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages) {
 }
 
 /// wgmma: a ring of tiles, aligned to 1024 bytes, its barriers, a word for the blocks that share an
-/// output tile, and where those are a cluster the barriers and the room for the sums that they send.
+/// output tile, and where those are a cluster the barriers and the room for the sums that they
+/// send.
 constexpr int wgmma_smem_bytes(int tile_m, int tile_n, int tile_k, int stages, int cluster_k = 1) {
   const int sums = (cluster_k - 1) * (tile_m * tile_n / cluster_k) * 4;
   return 1024 + stages * (tile_m + tile_n) * tile_k * 2 + stages * 16 + 16 +
