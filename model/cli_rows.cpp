@@ -367,11 +367,8 @@ void add_bench_kernels(CLI::App& app, Common& common) {
       ->delimiter(',')
       ->allow_extra_args(false);
   command->add_option("--variant", options->products.variant, "products: w4a16, fp8, swiglu, ...");
-  command
-      ->add_option("--search", options->products.search,
-                   "products: ranked, exhaustive or random candidates")
-      ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
-      ->capture_default_str();
+  add_search_option(*command, options->products.search,
+                    "products: ranked, exhaustive or random candidates");
   command->add_option("--kernels", options->kernels, "only these")
       ->delimiter(',')
       ->allow_extra_args(false);

@@ -73,6 +73,12 @@ TuneReport tune_with_progress(const Common& common, KernelLibrary& library,
   return tune(library, pointers, requests, options);
 }
 
+void add_search_option(CLI::App& command, std::string& strategy, const std::string& description) {
+  command.add_option("--search", strategy, description)
+      ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
+      ->capture_default_str();
+}
+
 std::vector<Refinement> refine_with_progress(const Common& common, GpuSession& session,
                                              GpuModel& model, const ModelConfig& config,
                                              TuneReport& report, const std::vector<int>& batches,
@@ -286,11 +292,8 @@ void add_tune(CLI::App& app, Common& common) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_flag("--force", options->force, "measure again what has been measured");
-  command
-      ->add_option("--search", options->search,
-                   "the candidates to try: the preferred, all, or a random sample")
-      ->check(CLI::IsMember({"ranked", "exhaustive", "random"}))
-      ->capture_default_str();
+  add_search_option(*command, options->search,
+                    "the candidates to try: the preferred, all, or a random sample");
   command
       ->add_option("--gpus", options->gpus, "equal GPUs to share the work among; 0 = all there are")
       ->check(CLI::Range(0, 64));

@@ -18,6 +18,8 @@ std::vector<KernelRequest> requests_of(const ModelConfig& config, const ModelAdd
 /// weight_layout() of a model folder. Reads the weights' order where act-order leaves the config
 /// unsure; without weights in the folder the config has the word.
 ModelAddresses layout_of(const std::filesystem::path& folder, const ModelConfig& config);
+/// --search: which of the candidates a tune tries (SearchStrategy), by name.
+void add_search_option(CLI::App& command, std::string& strategy, const std::string& description);
 /// tune() with a progress line on stderr, on at most `max_gpus` GPUs that equal the library's (0 = all
 /// of them), in worker processes where the library has a command for them.
 TuneReport tune_with_progress(const Common& common, KernelLibrary& library,

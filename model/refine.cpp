@@ -6,6 +6,7 @@
 #include <map>
 
 #include "autotune/problem.h"
+#include "autotune/trial_order.h"
 #include "model/forward.h"
 
 namespace quern {
@@ -68,17 +69,11 @@ std::vector<Contest> contests(const ModelConfig& config, GpuModel& model, TuneRe
     const auto count = counts.find(p.family + to_key(p.problem));
     if (count == counts.end() || p.outcome != ProblemReport::Outcome::tuned) continue;
     Contest contest{&p, count->second * p.record.median_us, {}};
-    for (const Trial& t : p.search.trials)
-      if (t.verdict.status == TrialStatus::ok && t.timing.num_samples > 0 &&
-          p.configs[t.candidate] != p.record.config &&
-          t.timing.median_us < p.record.median_us * (1 + options.near_tie))
-        contest.rivals.push_back(t.candidate);
-    std::stable_sort(contest.rivals.begin(), contest.rivals.end(),
-                     [&](std::size_t a, std::size_t b) {
-                       return p.search.trials[a].timing.median_us <
-                              p.search.trials[b].timing.median_us;
-                     });
-    contest.rivals.resize(std::min(contest.rivals.size(), options.max_rivals));
+    for (const Trial* t : fastest_trials(p.search))
+      if (contest.rivals.size() < options.max_rivals &&
+          p.configs[t->candidate] != p.record.config &&
+          t->timing.median_us < p.record.median_us * (1 + options.near_tie))
+        contest.rivals.push_back(t->candidate);
     if (!contest.rivals.empty()) out.push_back(std::move(contest));
   }
   std::stable_sort(out.begin(), out.end(), [](const Contest& a, const Contest& b) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <iterator>
 
+#include "autotune/trial_order.h"
 #include "model/html.h"
 #include "model/tune_chart.h"
 
@@ -257,14 +258,8 @@ class Page {
 
   /// The chart's best in words, for those who do not see it or want to copy a config.
   void fastest(const ProblemReport& p) {
-    std::vector<const Trial*> timed;
-    for (const Trial& trial : p.search.trials)
-      if (trial.verdict.status == TrialStatus::ok && trial.timing.num_samples > 0)
-        timed.push_back(&trial);
+    std::vector<const Trial*> timed = fastest_trials(p.search);
     if (timed.empty()) return;
-    std::stable_sort(timed.begin(), timed.end(), [](const Trial* a, const Trial* b) {
-      return a->timing.median_us < b->timing.median_us;
-    });
     if (timed.size() > kFastest) timed.resize(kFastest);
     add("<details><summary>The fastest {}</summary><div class=\"scroll\"><table>\n<tbody>\n",
         timed.size());

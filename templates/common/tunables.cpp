@@ -2,6 +2,21 @@
 
 namespace quern {
 
+std::optional<std::string> bad_extents(int m, int n, int k) {
+  constexpr int kMaxExtent = 1 << 20;
+  for (const auto& [name, value] : {std::pair{"m", m}, {"n", n}, {"k", k}})
+    if (value < 1 || value > kMaxExtent)
+      return fmt::format("{} = {} is not between 1 and {}", name, value, kMaxExtent);
+  if (std::int64_t{m} * n > std::int64_t{1} << 38)
+    return fmt::format("an output of {} x {} elements is more than 2^38", m, n);
+  return std::nullopt;
+}
+
+int clusters_at_once(int blocks, const Arch& arch) {
+  const int sms = std::max(1, arch.num_sms);
+  return std::max(1, (blocks <= 2 ? sms : sms * 10 / 11) / blocks);
+}
+
 std::optional<std::string> too_much_smem(int smem_bytes, int blocks_per_sm, const Arch& arch) {
   constexpr int kReserved = 1024;  // of each block, by the system
   if (smem_bytes > arch.smem_per_block_bytes)

@@ -28,6 +28,14 @@ inline std::size_t split_workspace_bytes(std::int64_t tiles, int split_k, std::i
   return split_k <= 1 ? 0 : kCounterBytes + static_cast<std::size_t>(tiles * split_k * sums) * 4;
 }
 
+/// Why m, n or k of a product cannot be, or nothing.
+std::optional<std::string> bad_extents(int m, int n, int k);
+
+/// Clusters of so many blocks that are resident together, one block an SM. The SMs of a cluster
+/// belong to one part of the GPU, and not every part is a multiple of four or eight of them: an
+/// H200 (132 SMs, in parts of 16 and 18) holds 30 clusters of four and 15 of eight.
+int clusters_at_once(int blocks, const Arch& arch);
+
 /// The values that an integer tunable may take; 0 is that of a kernel that lacks it.
 template <class Config>
 struct IntTunable {

@@ -15,8 +15,6 @@ namespace {
 
 using Reason = std::optional<std::string>;
 
-constexpr int kMaxExtent = 1 << 20;
-
 const std::vector<IntTunable<GemmConfig>>& tunables() {
   using C = GemmConfig;
   static const std::vector<IntTunable<C>> tunables = {
@@ -121,11 +119,7 @@ GemmConfig config_from(const Params& params) { return from_params<GemmConfig>(pa
 }  // namespace
 
 std::optional<std::string> unsupported(const GemmProblem& p, const Arch&) {
-  for (const auto& [name, value] : {std::pair{"m", p.m}, {"n", p.n}, {"k", p.k}})
-    if (value < 1 || value > kMaxExtent)
-      return fmt::format("{} = {} is not between 1 and {}", name, value, kMaxExtent);
-  if (std::int64_t{p.m} * p.n > std::int64_t{1} << 38)
-    return fmt::format("an output of {} x {} elements is more than 2^38", p.m, p.n);
+  if (auto why = bad_extents(p.m, p.n, p.k)) return why;
   if (p.dtype != DType::bf16 && p.dtype != DType::f16)
     return fmt::format("inputs are bf16 or f16, not {}", name(p.dtype));
   if (p.out_dtype != p.dtype && p.out_dtype != DType::f32)

@@ -29,13 +29,7 @@ std::int64_t tiles_m(const GemmProblem& p, const GemmConfig& c) {
 std::int64_t tiles(const GemmProblem& p, const GemmConfig& c) {
   return tiles_m(p, c) * ceil_div(p.n, c.tile_n);
 }
-/// Blocks of a cluster; those of more than two do not fit every group of SMs evenly (30 of four in
-/// the 132 SMs of an H200).
-int cluster(const GemmConfig& c) { return c.cluster * c.cluster_k; }
-int clusters_at_once(const GemmConfig& c, const Arch& arch) {
-  const int sms = std::max(1, arch.num_sms);
-  return std::max(1, (cluster(c) <= 2 ? sms : sms * 10 / 11) / cluster(c));
-}
+int cluster(const GemmConfig& c) { return c.cluster * c.cluster_k; }  // blocks of one
 /// Blocks that share an output tile, in a cluster or through the workspace.
 int shares_of_k(const GemmConfig& c) { return c.split_k * c.cluster_k; }
 
@@ -82,7 +76,7 @@ LaunchPlan plan_wgmma(const GemmProblem& p, const GemmConfig& c, const Arch& arc
   LaunchPlan plan;
   const std::int64_t work = tiles(p, c) / c.cluster * c.split_k;
   // Blocks that exchange sums do so for one tile.
-  const std::int64_t at_once = c.cluster_k > 1 ? work : clusters_at_once(c, arch);
+  const std::int64_t at_once = c.cluster_k > 1 ? work : clusters_at_once(cluster(c), arch);
   plan.grid[0] = static_cast<unsigned>(std::min(work, at_once) * cluster(c));
   plan.block[0] = kThreads;
   plan.cluster = static_cast<unsigned>(cluster(c));
@@ -178,7 +172,7 @@ std::optional<std::string> wasteful_wgmma(const GemmProblem& p, const GemmConfig
 double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& arch) {
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double work = double(tiles(p, c)) / c.cluster * c.split_k;
-  const double at_once = std::min<double>(work, clusters_at_once(c, arch));
+  const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
   const double rounds = std::ceil(work / at_once);
   const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), shares_of_k(c));
   const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;

@@ -19,8 +19,8 @@
 //                   the last to arrive adds them in order of k: results do not depend on timing
 //   cluster_k       the same by the blocks of a cluster, which send each other their sums through
 //                   distributed shared memory; each adds, in order of k, and stores a part of the
-//                   columns. They do so once: every tile then has a cluster of its own. At 64 x 4096
-//                   x 4096 10.9 us, through the workspace 12.9 (H200)
+//                   columns. They do so once: every tile then has a cluster of its own. At 64 x
+//                   4096 x 4096 10.9 us, through the workspace 12.9 (H200)
 //   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
 //
 // Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous
@@ -33,6 +33,7 @@
 #include "common/grid.cuh"
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
+#include "common/ring.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
@@ -99,23 +100,7 @@ struct WgmmaGemm {
   };
   static __device__ __forceinline__ int first_k(int split) { return split * kTilesK / kSharers; }
 
-  /// Stage and parity of the n-th turn of the ring.
-  struct Ring {
-    int stage = 0;
-    u32 parity = 0;
-    __device__ void advance() {
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
-    }
-    __device__ void advance(int turns) {
-      stage += turns;
-      parity ^= static_cast<u32>(stage / kStages) & 1;
-      stage %= kStages;
-    }
-  };
-
+  using Ring = RingPlace<kStages>;
   using Exchange = ClusterSums<Sum, kClusterK, kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
 
   struct Shared {
@@ -257,6 +242,26 @@ struct WgmmaGemm {
     return true;
   }
 
+  /// Calls store(row, column, sums) for each 16 rows of the warp, from row `row0` on, and the
+  /// columns of the tile that are this block's: all of them, or its part of what the blocks that
+  /// share the tile have added up.
+  template <class AllSums, class Store>
+  static __device__ __forceinline__ void store_own(const Shared& at, const Rank& rank,
+                                                   const Tile& tile, i64 row0, const AllSums& sum,
+                                                   const Store& store) {
+    if constexpr (kClusterK > 1) {
+      cluster_wait();  // the others have begun
+      typename Exchange::Part part;
+      at.exchange.add(0, true, threadIdx.x % Exchange::kThreads, sum, part);
+#pragma unroll
+      for (int i = 0; i < kBlocksM; ++i)
+        store(row0 + i * 64, tile.column0 + rank.k * (kTileN / kClusterK), part[i]);
+    } else {
+#pragma unroll
+      for (int i = 0; i < kBlocksM; ++i) store(row0 + i * 64, tile.column0, sum[i]);
+    }
+  }
+
   static __device__ __forceinline__ void consume(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, const Rank& rank, u32* flag) {
@@ -286,21 +291,9 @@ struct WgmmaGemm {
         if (!add_splits(args, tile, flag, sum)) continue;
       }
       const i64 row0 = tile.row0 + row + warp * 16;
-      if constexpr (kClusterK > 1) {
-        cluster_wait();  // the others have begun
-        typename Exchange::Part part;
-        at.exchange.add(0, true, threadIdx.x % Exchange::kThreads, sum, part);
-        constexpr int kWidth = kTileN / kClusterK;
-        const int column0 = tile.column0 + rank.k * kWidth;
-#pragma unroll
-        for (int i = 0; i < kBlocksM; ++i)
-          WgmmaStore<Problem, Fusion, kWidth, kWhole>::run(args, row0 + i * 64, column0, part[i]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kBlocksM; ++i)
-          WgmmaStore<Problem, Fusion, kTileN, kWhole>::run(args, row0 + i * 64, tile.column0,
-                                                           sum[i]);
-      }
+      store_own(at, rank, tile, row0, sum, [&](i64 first, int column, const auto& sums) {
+        WgmmaStore<Problem, Fusion, kTileN / kClusterK, kWhole>::run(args, first, column, sums);
+      });
     }
   }
 

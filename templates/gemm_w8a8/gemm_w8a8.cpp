@@ -16,7 +16,6 @@ namespace {
 
 using Reason = std::optional<std::string>;
 
-constexpr int kMaxExtent = 1 << 20;
 constexpr int kMaxInt8K = (1 << 17) - 1;  // k * 128 * 128 stays below 2^31
 
 const std::vector<IntTunable<GemmW8A8Config>>& tunables() {
@@ -148,11 +147,7 @@ Reason reject_cublaslt(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
 
 /// Why no architecture can serve the problem, or nothing.
 Reason malformed(const GemmW8A8Problem& p) {
-  for (const auto& [name, value] : {std::pair{"m", p.m}, {"n", p.n}, {"k", p.k}})
-    if (value < 1 || value > kMaxExtent)
-      return fmt::format("{} = {} is not between 1 and {}", name, value, kMaxExtent);
-  if (std::int64_t{p.m} * p.n > std::int64_t{1} << 38)
-    return fmt::format("an output of {} x {} elements is more than 2^38", p.m, p.n);
+  if (auto why = bad_extents(p.m, p.n, p.k)) return why;
   if (p.dtype != DType::i8 && p.dtype != DType::e4m3)
     return fmt::format("inputs are i8 or e4m3, not {}", name(p.dtype));
   if (p.out_dtype != DType::bf16 && p.out_dtype != DType::f16 && p.out_dtype != DType::f32)

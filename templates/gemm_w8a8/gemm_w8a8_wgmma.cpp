@@ -37,9 +37,6 @@ std::int64_t tiles(const GemmW8A8Problem& p, const GemmW8A8Config& c) {
   return tiles_m(p, c) * ceil_div(p.n, c.tile_n);
 }
 int cluster(const GemmW8A8Config& c) { return c.cluster * c.cluster_k; }  // blocks of one
-int clusters_at_once(const GemmW8A8Config& c, const Arch& arch) {
-  return std::max(1, std::max(1, arch.num_sms) / cluster(c));
-}
 
 }  // namespace
 
@@ -90,7 +87,7 @@ LaunchPlan plan_wgmma(const GemmW8A8Problem& p, const GemmW8A8Config& c, const A
   LaunchPlan plan;
   const std::int64_t work = tiles(p, c) / c.cluster;
   // Blocks that exchange sums do so for one tile.
-  const std::int64_t at_once = c.cluster_k > 1 ? work : clusters_at_once(c, arch);
+  const std::int64_t at_once = c.cluster_k > 1 ? work : clusters_at_once(cluster(c), arch);
   plan.grid[0] = static_cast<unsigned>(std::min(work, at_once) * cluster(c));
   plan.block[0] = kThreads;
   plan.cluster = static_cast<unsigned>(cluster(c));
@@ -178,7 +175,7 @@ std::optional<std::string> wasteful_wgmma(const GemmW8A8Problem& p, const GemmW8
 double estimate_wgmma_us(const GemmW8A8Problem& p, const GemmW8A8Config& c, const Arch& arch) {
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double work = double(tiles(p, c)) / c.cluster;
-  const double at_once = std::min<double>(work, clusters_at_once(c, arch));
+  const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
   const double rounds = std::ceil(work / at_once);
   const double steps = ceil_ratio(p.k, kTileK) / c.cluster_k;
   const double x_bytes = double(c.tile_m) * kTileK, w_bytes = double(c.tile_n) * kTileK;

@@ -24,8 +24,8 @@
 //   pingpong        false: each warpgroup has half of the rows of every tile. true: each has every
 //                   second tile, so that one stores its results while the other multiplies
 //   cluster         blocks along m that share a tile of w, each fetching a part of it for all
-//   cluster_k       blocks of a cluster that share the k of an output tile evenly, and exchange their
-//                   sums once: every tile then has a cluster of its own
+//   cluster_k       blocks of a cluster that share the k of an output tile evenly, and exchange
+//                   their sums once: every tile then has a cluster of its own
 //   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
 //   promote         1: sums of 128 products are promoted; 0: the tensor cores add up all of k
 //
@@ -55,7 +55,6 @@ struct WgmmaW8A8
   using Sum = typename SumOf8<typename Problem::Input>::type;
   using Base =
       WgmmaGemm<PairsOf8<Problem>, PairsOf8Config<Config>, Product, StoreSums<GemmTmaArgs>, Sum>;
-  using typename Base::Exchange;
   using typename Base::Rank;
   using typename Base::Ring;
   using typename Base::Schedule;
@@ -316,17 +315,9 @@ struct WgmmaW8A8
       else
         multiply(at, ring, row, sum);
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);
-      if constexpr (kClusterK > 1) {
-        cluster_wait();  // the others have begun
-        typename Exchange::Part part;
-        at.exchange.add(0, true, threadIdx.x % Exchange::kThreads, sum, part);
-#pragma unroll
-        for (int i = 0; i < kBlocksM; ++i)
-          store(args, row0 + i * 64, tile.column0 + rank.k * (kTileN / kClusterK), part[i]);
-      } else {
-#pragma unroll
-        for (int i = 0; i < kBlocksM; ++i) store(args, row0 + i * 64, tile.column0, sum[i]);
-      }
+      Base::store_own(at, rank, tile, row0, sum, [&](i64 first, int column, const auto& sums) {
+        store(args, first, column, sums);
+      });
     }
   }
 

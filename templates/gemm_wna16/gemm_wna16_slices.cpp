@@ -16,12 +16,8 @@ Wna16Slices shape(const GemmWna16Problem& p, const GemmWna16Config& c) {
           c.warps_n, c.warps_k, c.units, c.stages,     c.blocks_per_sm, c.cluster_k};
 }
 
-/// Clusters that are resident at once: of four and eight blocks an H200 (132 SMs) holds 30 and 15,
-/// because its SMs come in groups of 16 and 18.
 int clusters(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
-  const int sms = std::max(1, arch.num_sms);
-  const int at_once = (c.cluster_k <= 2 ? sms : sms * 10 / 11) / c.cluster_k;
-  return std::clamp(at_once, 1, shape(p, c).row_groups());
+  return std::min(clusters_at_once(c.cluster_k, arch), shape(p, c).row_groups());
 }
 
 int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {

@@ -29,12 +29,6 @@ std::int64_t cluster_tiles(const GemmWna16Problem& p, const GemmWna16Config& c) 
 std::int64_t tiles(const GemmWna16Problem& p, const GemmWna16Config& c) {
   return cluster_tiles(p, c) * c.cluster_m * c.cluster_n;
 }
-/// Clusters that are resident together. The SMs of a cluster belong to one part of the GPU, so that
-/// clusters of 4 and 8 leave some without work: 12 of an H200's 132.
-int clusters_at_once(const GemmWna16Config& c, const Arch& arch) {
-  const int sms = std::max(1, arch.num_sms);
-  return std::max(1, (cluster(c) <= 2 ? sms : sms * 10 / 11) / cluster(c));
-}
 /// Blocks that share an output tile, in a cluster or through the workspace.
 int shares_of_k(const GemmWna16Config& c) { return c.split_k * c.cluster_k; }
 /// A warpgroup that copies comes on top.
@@ -139,7 +133,7 @@ LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const
   LaunchPlan plan;
   const std::int64_t work = cluster_tiles(p, c) * c.split_k;
   plan.grid[0] =
-      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(c, arch)) * cluster(c));
+      static_cast<unsigned>(std::min<std::int64_t>(work, clusters_at_once(cluster(c), arch)) * cluster(c));
   plan.block[0] = threads(c);
   plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
@@ -236,7 +230,7 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const int columns = chunk_columns(p, c);
   const double work = static_cast<double>(cluster_tiles(p, c)) * c.split_k;
-  const double at_once = std::min<double>(work, clusters_at_once(c, arch));
+  const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
   const double rounds = std::ceil(work / at_once), blocks = at_once * cluster(c);
   const double steps = ceil_ratio(ceil_ratio(p.k, columns), shares_of_k(c));
   const double w_bytes =

@@ -39,6 +39,7 @@
 #include "common/mma.cuh"
 #include "common/quad.cuh"
 #include "common/reduce.cuh"
+#include "common/ring.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "gemm_wna16/dequantise.cuh"
@@ -123,24 +124,11 @@ struct SlicesWna16 {
     __device__ __forceinline__ int first_span() const { return rank * kSteps * kStageSpans; }
   };
 
-  /// A place in a ring of `count`, and the parity of its round.
-  template <int count>
-  struct Place {
-    int slot = 0;
-    u32 parity = 0;
-    __device__ __forceinline__ u32 of(u32 barriers) const {
-      return barriers + static_cast<u32>(slot * 8);
-    }
-    __device__ __forceinline__ void advance() {
-      if (++slot == count) slot = 0, parity ^= 1;
-    }
-  };
-
   /// Keeps the ring full. One thread.
   static __device__ __forceinline__ void produce(const GemmWna16Args& args, const Shared& sh,
                                                  const Share& share) {
     const u32 ring = shared_address(sh.ring);
-    Place<kStages> at;
+    RingPlace<kStages> at;
     for (int group = share.first; group < kRowGroups; group += share.clusters)
 #pragma unroll 1
       for (int step = 0; step < kSteps; ++step, at.advance()) {
@@ -156,7 +144,7 @@ struct SlicesWna16 {
         barrier_arrive_expect(full, kWarpsN * count * (kCodeBytes + kScaleBytes + kZeroBytes));
 #pragma unroll
         for (int r = 0; r < kWarpsN; ++r) {
-          const u32 to = ring + static_cast<u32>(at.slot * kStageBytes + r * kRowBytes);
+          const u32 to = ring + static_cast<u32>(at.stage * kStageBytes + r * kRowBytes);
           const i64 from =
               static_cast<i64>(min(group * kWarpsN + r, kRowTiles - 1)) * kSpansK + first;
           bulk_load(to, static_cast<const u8*>(args.codes) + from * kCodeBytes, count * kCodeBytes,
@@ -319,10 +307,10 @@ struct SlicesWna16 {
   static constexpr int kQuadLanes = kM >= 8 ? 4 : kM == 4 ? 2 : 1;
 
   /// Leaves a warp's sums of a row tile for those who add them, as [token tile][g][lane of four].
-  static __device__ __forceinline__ void leave(const Shared& sh, Place<kBuffers>& buffer, int warp,
-                                               int lane, const Sums& sum) {
+  static __device__ __forceinline__ void leave(const Shared& sh, RingPlace<kBuffers>& buffer,
+                                               int warp, int lane, const Sums& sum) {
     barrier_wait(buffer.of(sh.partial_empty), buffer.parity ^ 1);
-    float* mine = sh.partial + (buffer.slot * kWarps + warp) * kSums;
+    float* mine = sh.partial + (buffer.stage * kWarps + warp) * kSums;
     const int g = lane / 4, t = lane % 4;
     if constexpr (kM == 1) {
       if (t == 0) store_vec<float, 2>(mine + g * 2, {sum[0][0], sum[0][2]});
@@ -369,13 +357,13 @@ struct SlicesWna16 {
                static_cast<u32>(lane % 8 < kM ? lane % 8 : kM - 1) * kStrideX +
                static_cast<u32>(lane / 8 * 16);
     }
-    Place<kStages> at;
-    Place<kBuffers> buffer;
+    RingPlace<kStages> at;
+    RingPlace<kBuffers> buffer;
     for (int group = share.first; group < kRowGroups; group += share.clusters) {
       Sums sum = {};
       const auto take = [&](int step) {
         barrier_wait(at.of(sh.full), at.parity);
-        const unsigned char* stage = sh.ring + at.slot * kStageBytes + warp / kWarpsK * kRowBytes;
+        const unsigned char* stage = sh.ring + at.stage * kStageBytes + warp / kWarpsK * kRowBytes;
 #pragma unroll
         for (int s = 0; s < kSpansWarp; ++s) {
           const int slice = step * kSpansWarp + s, span = span_of(slice);
@@ -521,12 +509,12 @@ struct SlicesWna16 {
     __device__ __forceinline__ void run() const {
       pdl_wait();
       if constexpr (kCluster > 1) cluster_wait();
-      Place<kBuffers> buffer;
+      RingPlace<kBuffers> buffer;
       int i = 0;  // row groups of the cluster
       for (int group = share.first; group < kRowGroups; group += share.clusters, ++i) {
         barrier_wait(buffer.of(sh.partial_full), buffer.parity);
         Totals total = {};
-        add(sh.partial + buffer.slot * kWarps * kSums, total);
+        add(sh.partial + buffer.stage * kWarps * kSums, total);
         __syncwarp();
         if (lane == 0) barrier_arrive(buffer.of(sh.partial_empty));
         buffer.advance();

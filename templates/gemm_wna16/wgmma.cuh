@@ -43,6 +43,7 @@
 #include "common/memory.cuh"
 #include "common/mma.cuh"
 #include "common/quad.cuh"
+#include "common/ring.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
@@ -155,18 +156,7 @@ struct WgmmaWna16 {
     return split * kChunks / (kSplitK * kClusterK);
   }
 
-  /// Stage and parity of the n-th turn of the ring.
-  struct Ring {
-    int stage = 0;
-    u32 parity = 0;
-    __device__ void advance() {
-      if (++stage == kStages) {
-        stage = 0;
-        parity ^= 1;
-      }
-    }
-  };
-
+  using Ring = RingPlace<kStages>;
   using Exchange = ClusterSums<float, kClusterK, kBlocksN, kSums, kStoreThreads>;
 
   struct Shared {

@@ -9,7 +9,6 @@ namespace quern {
 namespace {
 
 constexpr int kAlgorithms[] = {0, 1, 2, 3, 4, 5, 6, 7};
-constexpr int kMaxExtent = 1 << 20;
 
 struct Config {
   int algorithm = 0;  // rank in the library's own order
@@ -28,9 +27,7 @@ class LibraryProductFamily final : public Family {
   }
   std::optional<std::string> unsupported(const Params& problem, const Arch& arch) const override {
     const auto p = from_params<LibraryProductProblem>(problem);
-    for (const auto& [name, value] : {std::pair{"m", p.m}, {"n", p.n}, {"k", p.k}})
-      if (value < 1 || value > kMaxExtent)
-        return fmt::format("{} = {} is not between 1 and {}", name, value, kMaxExtent);
+    if (auto why = bad_extents(p.m, p.n, p.k)) return why;
     if (p.n % 16 != 0 || p.k % 16 != 0)
       return fmt::format("cuBLASLt is used where n and k are multiples of 16, not for {} and {}",
                          p.n, p.k);

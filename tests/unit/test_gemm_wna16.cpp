@@ -26,6 +26,15 @@ GemmWna16Problem problem(int m, int n, int k, int bits = 4, int group_size = 128
   return p;
 }
 
+GemmWna16Config slices(int tile_m, int warps_n, int warps_k, int units, int stages,
+                       int blocks_per_sm, int cluster_k) {
+  GemmWna16Config c;
+  c.kernel = "slices";
+  c.tile_m = tile_m, c.warps_n = warps_n, c.warps_k = warps_k, c.units = units;
+  c.stages = stages, c.blocks_per_sm = blocks_per_sm, c.cluster_k = cluster_k;
+  return c;
+}
+
 bool mentions(const std::optional<std::string>& reason, const std::string& words) {
   return reason && reason->find(words) != std::string::npos;
 }
@@ -132,10 +141,7 @@ TEST_CASE("shapes that kernel order cannot hold are refused with a sentence") {
 
 TEST_CASE("slices refuses what its warps cannot hold or share") {
   const Arch arch = parse_arch("sm_90a");
-  GemmWna16Config c;
-  c.kernel = "slices";
-  c.tile_m = 16, c.warps_n = 1, c.warps_k = 16, c.units = 4, c.stages = 3, c.blocks_per_sm = 1,
-  c.cluster_k = 1;
+  GemmWna16Config c = slices(16, 1, 16, 4, 3, 1, 1);
   const GemmWna16Problem p = problem(16, 4096, 4096);
   CHECK_FALSE(reject_reason(p, c, arch));
   CHECK(mentions(reject_reason(p, c, parse_arch("sm_80")), "sm_80 has no bulk copies"));
@@ -161,10 +167,7 @@ TEST_CASE("slices refuses what its warps cannot hold or share") {
 
 TEST_CASE("slices gives each block of a cluster its part of k") {
   const Arch arch = parse_arch("sm_90a");
-  GemmWna16Config c;
-  c.kernel = "slices";
-  c.tile_m = 16, c.warps_n = 1, c.warps_k = 8, c.units = 4, c.stages = 4, c.blocks_per_sm = 2,
-  c.cluster_k = 2;
+  const GemmWna16Config c = slices(16, 1, 8, 4, 4, 2, 2);
   const GemmWna16Problem p = problem(16, 6144, 4096);
   const LaunchPlan launch = plan(p, c, arch);
   CHECK_EQ(launch.cluster, 2);
@@ -194,11 +197,8 @@ TEST_CASE("slices compiles without spilling wherever there are bulk copies") {
           {1, 1, 16, 1, 1, 2}})
       for (const int bits : {4, 8}) {
         const Arch arch = parse_arch(arch_name);
-        GemmWna16Config c;
-        c.kernel = "slices";
-        c.tile_m = tile_m, c.warps_n = warps_n, c.warps_k = warps, c.units = spans * bits / 2;
-        c.stages = 2;
-        c.blocks_per_sm = blocks, c.cluster_k = cluster;
+        const GemmWna16Config c =
+            slices(tile_m, warps_n, warps, spans * bits / 2, 2, blocks, cluster);
         const auto p =
             problem(tile_m, 4096, tile_m == 16 && warps != 14 ? 4096 : 14336, bits, 128, bits == 4);
         if (reject_reason(p, c, arch)) continue;
