@@ -68,7 +68,7 @@ void OperandSet::fill(const std::vector<OperandSpec>& specs, const TrialTools& t
   for (std::size_t i = 0; i < specs.size(); ++i) {
     if (specs[i].role == OperandSpec::Role::out || sizes_[i] == 0) continue;
     if (TrialTools::is_native(specs[i].dtype))
-      tools.fill_normal(addresses_[i], specs[i], i + 1, stream);
+      tools.fill(addresses_[i], specs[i], i + 1, stream);
     else
       upload_repeated(addresses_[i], sizes_[i], trial_contents(specs[i], i + 1), stream);
   }

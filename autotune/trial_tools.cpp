@@ -43,6 +43,7 @@ std::string trial_tools_source() {
   };
   for (const auto& [type, suffix] : {std::pair{"float", "f32"}, {"f16", "f16"}, {"bf16", "bf16"}}) {
     kernel("fill_normal", "FillArgs", type, suffix);
+    kernel("fill_uniform", "FillArgs", type, suffix);
     kernel("compare", "CompareArgs", type, suffix);
   }
   kernel("compare", "CompareArgs", "u8", "bits");
@@ -69,15 +70,20 @@ LaunchPlan TrialTools::plan() const {
   return plan;
 }
 
-void TrialTools::fill_normal(CUdeviceptr to, const OperandSpec& spec, std::uint64_t seed,
-                             const Stream& stream) const {
+void TrialTools::fill(CUdeviceptr to, const OperandSpec& spec, std::uint64_t seed,
+                      const Stream& stream) const {
   FillArgs args{};
   args.out = reinterpret_cast<void*>(to);
   args.count = spec.num_elements();
   args.seed = seed;
   args.stddev = static_cast<float>(spec.stddev);
   args.magnitude = spec.positive ? 1 : 0;
-  launch(stream, module_->function(fmt::format("quern_fill_normal_{}", type_name(spec.dtype))),
+  const auto [least, most] = spec.between.value_or(std::pair{0.0, 0.0});
+  args.least = static_cast<float>(least);
+  args.most = static_cast<float>(most);
+  launch(stream,
+         module_->function(fmt::format("quern_fill_{}_{}", spec.between ? "uniform" : "normal",
+                                       type_name(spec.dtype))),
          plan(), args);
 }
 

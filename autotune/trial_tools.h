@@ -20,11 +20,11 @@ class TrialTools {
   /// Throws CompileError, CudaError.
   explicit TrialTools(KernelLibrary& library);
 
-  /// True for the types that fill_normal() makes and whose errors difference() sees: f32, f16, bf16.
+  /// True for the types that fill() makes and whose errors difference() sees: f32, f16, bf16.
   static bool is_native(DType dtype);
-  /// Enqueues random normal contents; equal seeds give equal contents.
-  void fill_normal(CUdeviceptr to, const OperandSpec& spec, std::uint64_t seed,
-                   const Stream& stream) const;
+  /// Enqueues random contents as the spec has them; equal seeds give equal contents.
+  void fill(CUdeviceptr to, const OperandSpec& spec, std::uint64_t seed,
+            const Stream& stream) const;
 
   struct Difference {
     /// Worst |out - ref| / (abs + rel |ref|); infinite where one is NaN. 0 for types that are not

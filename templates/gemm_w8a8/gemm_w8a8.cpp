@@ -423,7 +423,7 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
   // only. Errors of many cuts add up as those of a random walk, as far as what is usual of all sums
   // and again in proportion to the sum itself; they bend sums towards zero by less
   // (kMaxUnpromotedK).
-  constexpr double kWorst = 10;  // times what is usual: of 10^8 elements
+  constexpr double kWorst = 6;  // times what is usual: of 10^8 elements
   if (!p.has_block_scales()) {
     const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
     const double walk = std::ldexp(std::sqrt(cuts), -13);

@@ -6,8 +6,9 @@ struct FillArgs {
   void* out;                     // [count]
   unsigned long long count;      // elements
   unsigned long long seed;
-  float stddev;
-  int magnitude;                 // not 0: magnitudes instead of signed values
+  float stddev;                  // of normal values
+  int magnitude;                 // not 0: their magnitudes
+  float least, most;             // bounds of uniform values
 };
 
 struct CompareArgs {

@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <vector>
 
 #include "autotune/trial_tools.h"
@@ -54,7 +56,7 @@ TEST_CASE("outputs are compared on the device as the formula has it") {
   }
 }
 
-TEST_CASE("operands are random normal numbers, the same for the same seed") {
+TEST_CASE("operands are random numbers as their spec has them, the same for the same seed") {
   QUERN_SKIP_IF(!test::gpu_available(), driver_problem());
   const GpuFixture gpu;
   const Stream& stream = gpu.stream;
@@ -67,8 +69,8 @@ TEST_CASE("operands are random normal numbers, the same for the same seed") {
                      2.0, {}};
     spec.positive = positive;
     const Buffer a(spec.size_bytes()), b(spec.size_bytes());
-    tools.fill_normal(a.address(), spec, 5, stream);
-    tools.fill_normal(b.address(), spec, 5, stream);
+    tools.fill(a.address(), spec, 5, stream);
+    tools.fill(b.address(), spec, 5, stream);
     CHECK_EQ(tools.difference(a.address(), b.address(), spec, {}, stream).num_unequal, 0);
     std::vector<std::uint16_t> bits(kCount);
     copy_to_host(bits.data(), a.address(), spec.size_bytes(), stream);
@@ -83,7 +85,23 @@ TEST_CASE("operands are random normal numbers, the same for the same seed") {
     CHECK(std::sqrt(squares / kCount) == doctest::Approx(2.0).epsilon(0.02));
     CHECK(std::fabs(sum / kCount - (positive ? 2.0 * std::sqrt(2 / 3.14159265) : 0)) < 0.03);
     CHECK((least < 0) == !positive);
-    tools.fill_normal(b.address(), spec, 6, stream);
+    tools.fill(b.address(), spec, 6, stream);
     CHECK(tools.difference(a.address(), b.address(), spec, {}, stream).num_unequal > kCount / 2);
   }
+  // Scales: none is close to zero, or negative.
+  OperandSpec scales{"scales", DType::f32, {static_cast<std::int64_t>(kCount)},
+                     OperandSpec::Role::in, 0.1, {}};
+  scales.between = {0.075, 0.125};
+  const Buffer a(scales.size_bytes());
+  tools.fill(a.address(), scales, 5, stream);
+  std::vector<float> values(kCount);
+  copy_to_host(values.data(), a.address(), scales.size_bytes(), stream);
+  stream.synchronize();
+  const auto [least, most] = std::minmax_element(values.begin(), values.end());
+  CHECK(*least == doctest::Approx(0.075).epsilon(0.001));
+  CHECK(*most == doctest::Approx(0.125).epsilon(0.001));
+  CHECK_GE(*least, 0.075f);
+  CHECK_LE(*most, 0.125f);
+  const double sum = std::accumulate(values.begin(), values.end(), 0.0);
+  CHECK(sum / kCount == doctest::Approx(0.1).epsilon(0.002));
 }
