@@ -16,8 +16,9 @@ namespace {
 
 constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
 constexpr int kTileK = 128;    // elements, the span of the swizzle in bytes
-/// 32-bit sums of a thread that are not promoted: beside more the epilogue has no room.
-constexpr int kMaxSums = 128;
+/// 32-bit sums of a thread that are not promoted: beside more the epilogue has no room, which holds
+/// scales of eight columns where they have their own.
+constexpr int kMaxSums = 160, kMaxSumsOfTensors = 192;
 /// With promotion: the promoted ones and two sets of those of the tensor cores. The rest of the 232
 /// registers are addresses, scales and the epilogue.
 constexpr int kMaxPromotedSums = 192;
@@ -54,7 +55,10 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   if (c.promote > 0 && rows > 64)
     return fmt::format("sums are promoted for 64 rows of a warpgroup, not {}", rows);
   const int sums = rows / 64 * c.tile_n / 2 * (c.promote > 0 ? 3 : 1);
-  if (sums > (c.promote > 0 ? kMaxPromotedSums : kMaxSums))
+  const int most = c.promote > 0             ? kMaxPromotedSums
+                   : p.w_scale == "tensor" ? kMaxSumsOfTensors
+                                             : kMaxSums;
+  if (sums > most)
     return fmt::format("{} sums of a thread are too many", sums);
   if (p.dtype == DType::e4m3 && c.promote == 0 && p.k > kMaxUnpromotedK)
     return fmt::format("sums of k = {} products of e4m3 need promotion", p.k);
