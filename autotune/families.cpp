@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "autotune/fused_gemm.h"
+#include "autotune/fused_gemm_wna16.h"
 #include "autotune/registry.h"
 #include "autotune/row_family.h"
 #include "templates/attention/decode_attention.h"
@@ -24,6 +25,7 @@ std::vector<std::unique_ptr<const Family>> shipped_families(const HeaderMap& tem
   families.push_back(std::make_unique<GemmWna16Family>());
   families.push_back(std::make_unique<GemmW8A8Family>());
   families.push_back(std::make_unique<FusedGemmFamily>(templates));
+  families.push_back(std::make_unique<FusedGemmWna16Family>(templates));
   families.push_back(make_wna16_repack_family());
   families.push_back(std::make_unique<RowFamily>(templates));
   families.push_back(std::make_unique<EmbeddingFamily>());

@@ -3,7 +3,7 @@
 #include <optional>
 #include <string>
 
-#include "autotune/gemm_epilogue.h"
+#include "autotune/epilogue_problem.h"
 #include "templates/family.h"
 #include "templates/gemm/gemm_fusion.h"
 
@@ -51,7 +51,7 @@ class FusedGemmFamily final : public Family {
   Tolerance tolerance(const Params& problem, std::size_t index) const override;
 
   /// The epilogues by name.
-  const std::map<std::string, GemmEpilogue, std::less<>>& epilogues() const { return epilogues_; }
+  const GemmEpilogues& epilogues() const { return epilogues_; }
 
  private:
   struct Parsed;
@@ -61,7 +61,7 @@ class FusedGemmFamily final : public Family {
   std::optional<std::string> reject(const Parsed& parsed, const GemmConfig& config,
                                     const Arch& arch) const;
 
-  std::map<std::string, GemmEpilogue, std::less<>> epilogues_;
+  GemmEpilogues epilogues_;
 };
 
 }  // namespace quern

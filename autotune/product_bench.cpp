@@ -151,10 +151,9 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
   };
   const std::size_t num_quick = tuned.family == "gemm_w8a8" ? join(quick_rivals(tuned.problem)) : 0;
   const std::size_t num_dense = tuned.family == "gemm" ? 0 : join(dense_rivals(tuned.problem));
-  if (tuned.family == "fused_gemm") {
-    const Params plain = plain_product(tuned.problem);
-    join({{&library_.families().at("gemm"), plain, library_.get("gemm", plain).config()}});
-  }
+  if (const auto plain = family.like(tuned.problem))
+    join({{&library_.families().at(plain->family), plain->problem,
+           library_.get(plain->family, plain->problem).config()}});
   const std::vector<Timing> timings = time_in_turns(library_, all, kRounds);
   std::span<const Timing> left = timings;
   const auto next = [&](std::size_t count) {

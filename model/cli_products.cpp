@@ -35,6 +35,12 @@ std::vector<Variant> variants() {
         name,
         {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
   };
+  const auto fused_wna16 = [&](const char* name, const char* epilogue, const char* result) {
+    Variant variant = wna16(name, 4, false);
+    variant.family = "fused_gemm_wna16";
+    variant.fields.update({{"epilogue", epilogue}, {result, "bf16"}});
+    return variant;
+  };
   // Besides its product: dtype parameters are 16-bit, but for codes (Q).
   const auto fused = [](const char* name, const char* prologue, const char* epilogue,
                         const char* result) {
@@ -55,6 +61,8 @@ std::vector<Variant> variants() {
           wna16("w4a16", 4, false),
           wna16("w4a16-zero-points", 4, true),
           wna16("w8a16", 8, false),
+          fused_wna16("w4a16-swiglu", "swiglu", "Y"),
+          fused_wna16("w4a16-add", "add", "R"),
           w8a8("int8", "i8", "token", "channel"),
           w8a8("fp8", "e4m3", "tensor", "tensor"),
           w8a8("fp8-token", "e4m3", "token", "channel"),
@@ -167,12 +175,13 @@ void bench_products(const Common& common, const ProductOptions& options) {
       if (product.name == "lm_head" && rows > kMostRowsOfHead) continue;
       Params problem = {{"m", rows}, {"n", product.n}, {"k", product.k}};
       problem.update(variant.fields);
-      const bool fused = variant.family == "fused_gemm";
+      const bool fused = variant.family.starts_with("fused_");
       if (!fused) problem["out_dtype"] = name(out);
       if (const auto reason = family.unsupported(problem, session.kernels().arch()))
         throw InputError(fmt::format("{}: {}", to_text(problem), *reason));
       names[to_key(bucketed(family, problem))] = product.name;
-      if (fused) requests.push_back({"gemm", plain_product(problem)});
+      if (auto plain = family.like(problem))
+        requests.push_back({std::move(plain->family), std::move(plain->problem)});
       requests.push_back({variant.family, std::move(problem)});
     }
   TuneOptions tuning;

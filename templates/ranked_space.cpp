@@ -21,4 +21,24 @@ std::vector<Pruned> PruneCount::take() {
   return out;
 }
 
+RankedSpace narrowed(RankedSpace all,
+                     const std::function<std::optional<std::string>(const Params&)>& refuse) {
+  RankedSpace out;
+  out.num_points = all.num_points;
+  PruneCount refused;
+  for (std::size_t i = 0; i < all.configs.size(); ++i) {
+    if (auto why = refuse(all.configs[i])) {
+      refused.add(*std::move(why));
+    } else {
+      out.configs.push_back(std::move(all.configs[i]));
+      out.estimates_us.push_back(all.estimates_us[i]);
+    }
+  }
+  out.pruned = std::move(all.pruned);
+  for (Pruned& pruned : refused.take()) out.pruned.push_back(std::move(pruned));
+  std::stable_sort(out.pruned.begin(), out.pruned.end(),
+                   [](const Pruned& a, const Pruned& b) { return a.count > b.count; });
+  return out;
+}
+
 }  // namespace quern

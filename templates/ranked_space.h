@@ -1,6 +1,7 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -26,6 +27,10 @@ struct RankedSpace {
   std::size_t num_points = 0;        // before pruning
   std::vector<Pruned> pruned;        // most frequent first
 };
+
+/// What is left of a space without the configs that `refuse` gives a reason for.
+RankedSpace narrowed(RankedSpace all,
+                     const std::function<std::optional<std::string>(const Params&)>& refuse);
 
 /// Counts the reasons of a pruning.
 class PruneCount {

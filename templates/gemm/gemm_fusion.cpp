@@ -1,6 +1,6 @@
 #include "templates/gemm/gemm_fusion.h"
 
-#include <cstring>
+#include <utility>
 
 #include "templates/common/stub.h"
 #include "templates/common/wgmma.h"
@@ -30,44 +30,9 @@ void refuse(const GemmProblem& p, const GemmFusion& fusion, const GemmConfig& c,
   if (const auto why = reject_reason(p, fusion, c, arch)) throw InputError(*why);
 }
 
-/// Bytes of the struct that the kernels derive from, and the alignment of the whole.
-std::size_t base_bytes(const GemmConfig& c) {
-  return c.kernel == "wgmma" ? sizeof(GemmTmaArgs) : sizeof(GemmArgs);
-}
-std::size_t args_alignment(const GemmConfig& c) {
-  return c.kernel == "wgmma" ? alignof(GemmTmaArgs) : alignof(GemmArgs);
-}
-std::size_t args_bytes(const GemmFusion& fusion, const GemmConfig& c) {
-  const std::size_t bytes = base_bytes(c) + (fusion.norm_eps ? 8 : 0) + fusion.args_bytes;
-  return (bytes + args_alignment(c) - 1) / args_alignment(c) * args_alignment(c);
-}
-
-std::string fusion_struct(const GemmProblem& p, const GemmFusion& fusion, const GemmConfig& c) {
-  const char* base = c.kernel == "wgmma" ? "GemmTmaArgs" : "GemmArgs";
-  std::string out = fmt::format(
-      "struct Fusion {{\n"
-      "  static constexpr bool kFused = true, kLeavesY = {}, kNormalises = {};\n"
-      "  static constexpr int kParts = {};\n",
-      fusion.leaves_y, fusion.norm_eps.has_value(), fusion.parts);
-  if (fusion.norm_eps)
-    out += fmt::format("  static constexpr float kEps = {:e}f;\n  using Stream = {};\n",
-                       *fusion.norm_eps, device_type(fusion.f32_stream ? DType::f32 : p.dtype));
-  out += fmt::format("  struct Args : quern::{} {{\n{}    EpilogueArgs expression;\n  }};\n", base,
-                     fusion.norm_eps ? "    const void* gamma;\n" : "");
-  out += fmt::format("  static_assert(sizeof(Args) == {}, \"as the host packs it\");\n",
-                     args_bytes(fusion, c));
-  out += fmt::format(
-      "  template <int N>\n"
-      "  static __device__ __forceinline__ void apply(const Args& args, quern::i64 row, int "
-      "column,\n"
-      "                                               const float (&sum)[N * kParts]{}) {{\n"
-      "    epilogue<N>(args.expression, row, column, sum{});\n  }}\n"
-      "  static __device__ __forceinline__ void prefetch(const Args& args, int column, int "
-      "columns,\n"
-      "                                                  int thread) {{\n"
-      "    epilogue_prefetch(args.expression, column, columns, thread);\n  }}\n}};\n",
-      fusion.leaves_y ? ", float (&y)[N]" : "", fusion.leaves_y ? ", y" : "");
-  return out;
+ArgsStruct args_struct(const GemmConfig& c) {
+  if (c.kernel == "wgmma") return {"GemmTmaArgs", sizeof(GemmTmaArgs), alignof(GemmTmaArgs)};
+  return {"GemmArgs", sizeof(GemmArgs), alignof(GemmArgs)};
 }
 
 }  // namespace
@@ -125,7 +90,7 @@ KernelSource fused_source(const GemmProblem& p, const GemmFusion& fusion, const 
       c.kernel, fusion.text, p.n, p.k, device_type(p.dtype), device_type(p.out_dtype));
   if (!reference) out += config_struct(to_params(c));
   if (wgmma) out += wgmma_product("Product", p.dtype, c.tile_n);
-  out += fusion_struct(p, fusion, c);
+  out += fusion_struct(fusion, args_struct(c), p.dtype);
   out +=
       fmt::format("\nextern \"C\" __global__ void __launch_bounds__({}{})\n", threads,
                   reference ? "" : fmt::format(", {}", c.kernel == "gemv" ? c.blocks_per_sm : 1));
@@ -161,9 +126,6 @@ LaunchPlan fused_plan(const GemmProblem& p, const GemmFusion& fusion, const Gemm
 std::vector<std::byte> fused_args(const GemmProblem& p, const GemmFusion& fusion,
                                   const GemmConfig& c, const GemmAddresses& addresses,
                                   std::span<const std::byte> epilogue_args) {
-  if (epilogue_args.size() != fusion.args_bytes)
-    throw InputError(fmt::format("the expression's arguments are {} bytes, not {}",
-                                 fusion.args_bytes, epilogue_args.size()));
   std::vector<std::byte> out;
   if (c.kernel == "wgmma") {
     GemmTmaArgs args{};
@@ -180,13 +142,7 @@ std::vector<std::byte> fused_args(const GemmProblem& p, const GemmFusion& fusion
     args.m = p.m;
     out = args_bytes(args);
   }
-  if (fusion.norm_eps) {
-    const auto* first = reinterpret_cast<const std::byte*>(&addresses.gamma);
-    out.insert(out.end(), first, first + sizeof addresses.gamma);
-  }
-  out.insert(out.end(), epilogue_args.begin(), epilogue_args.end());
-  out.resize(args_bytes(fusion, c));
-  return out;
+  return with_fusion(std::move(out), fusion, args_struct(c), addresses.gamma, epilogue_args);
 }
 
 }  // namespace quern

@@ -5,29 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "templates/gemm/fusion_struct.h"
 #include "templates/gemm/gemm.h"
 
-// Dense products with an expression computed of their sums before anything is stored, and with
-// RMSNorm of few rows of x before they are multiplied. The expression comes as text, from whoever
-// compiles it (autotune/fused_gemm.h); what it may expect of the kernels is in gemm/fusion.cuh.
+// Dense products with an expression computed of their sums, and with x normalised.
 
 namespace quern {
-
-struct GemmFusion {
-  /// CUDA source that declares, outside of any namespace,
-  ///   struct EpilogueArgs {...};
-  ///   template <int N> void epilogue(const EpilogueArgs&, long long row, long long column,
-  ///                                  const float (&sum)[N * parts] [, float (&y)[N]]);
-  ///   void epilogue_prefetch(const EpilogueArgs&, int column, int columns, int thread);
-  /// y where `leaves_y`: the result in fp32, which the kernel rounds to problem.out_dtype and
-  /// stores at GemmAddresses::y, [m, n / parts].
-  std::string text;
-  std::size_t args_bytes = 0;      // of EpilogueArgs, a multiple of 8
-  int parts = 1;                   // 2: w holds groups of 8 rows of each part in turn
-  bool leaves_y = false;           // wgmma alone
-  std::optional<double> norm_eps;  // normalises x, with the weights GemmAddresses::gamma, [k]
-  bool f32_stream = false;         // what is normalised is f32, else of the problem's dtype
-};
 
 struct GemmAddresses {
   std::uint64_t x = 0, w = 0, y = 0, gamma = 0, workspace = 0;

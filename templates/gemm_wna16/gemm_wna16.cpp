@@ -210,6 +210,64 @@ LaunchPlan plan(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch&
   return plan;
 }
 
+std::string entry_of(const GemmWna16Config& c, bool fused) {
+  return fmt::format("gemm_wna16_{}{}", c.kernel, fused ? "_fused" : "");
+}
+
+KernelSource source(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch,
+                    const std::string& fusion) {
+  if (const auto why = reject_reason(p, c, arch)) throw InputError(*why);
+  const bool fused = !fusion.empty();
+  std::string types = fmt::format(
+      "struct Problem {{\n  static constexpr int n = {}, k = {}, bits = {}, group_size = {};\n"
+      "  static constexpr bool zero_points = {};\n"
+      "  using Input = {};\n  using Output = {};\n}};\n",
+      p.n, p.k, p.bits, p.group_size, p.zero_points, device_type(p.dtype),
+      device_type(p.out_dtype));
+  if (c.kernel != "reference") types += config_struct(to_params(c));
+  types += fusion;
+  const std::string entry = entry_of(c, fused);
+  if (c.kernel == "wgmma") return {source_wgmma(p, c, types, fused), entry, {}};
+  if (c.kernel == "slices") return {source_slices(p, c, types, fused), entry, {}};
+
+  const char* args = fused ? "Fusion::Args" : "quern::GemmWna16Args";
+  const char* last = fused ? ", Fusion" : "";
+  if (c.kernel == "reference")
+    return {fmt::format("#include \"gemm_wna16/reference.cuh\"\n\n{}\n"
+                        "extern \"C\" __global__ void __launch_bounds__({})\n"
+                        "{}(const {} args) {{\n"
+                        "  quern::gemm_wna16_reference<Problem{}>(args);\n}}\n",
+                        types, kWna16ReferenceTile * kWna16ReferenceTile, entry, args, last),
+            entry,
+            {}};
+  return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}\n"
+                      "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
+                      "{}(const {} args) {{\n"
+                      "  extern __shared__ __align__(128) unsigned char smem[];\n"
+                      "  quern::{}<Problem, Config{}>::run(args, smem);\n}}\n",
+                      c.kernel, types, threads(c, arch), std::max(1, c.blocks_per_sm), entry, args,
+                      c.kernel == "stream" ? "StreamWna16" : "MmaWna16", last),
+          entry,
+          {}};
+}
+
+std::vector<std::byte> pack_args(const GemmWna16Problem& p, const GemmWna16Config& c,
+                                 const GemmWna16Addresses& addresses) {
+  const auto fill = [&](auto args) {
+    args.codes = device_pointer(addresses.codes);
+    args.scales = device_pointer(addresses.scales);
+    args.zeros = device_pointer(addresses.zeros);
+    args.y = device_pointer(addresses.y);
+    args.workspace = device_pointer(addresses.workspace);
+    args.m = p.m;
+    return args;
+  };
+  if (c.kernel == "wgmma") return args_bytes(fill(GemmWna16TmaArgs{}));
+  GemmWna16Args args = fill(GemmWna16Args{});
+  args.x = device_pointer(addresses.x);
+  return args_bytes(args);
+}
+
 std::vector<Tunable> GemmWna16Family::space(const Params& problem) const {
   problem_from(problem);
   std::vector<Tunable> out;
@@ -251,41 +309,7 @@ Params GemmWna16Family::reference_config(const Params& problem) const {
 
 KernelSource GemmWna16Family::source(const Params& problem, const Params& config,
                                      const Arch& arch) const {
-  const GemmWna16Problem p = problem_from(problem);
-  const GemmWna16Config c = config_from(config);
-  if (const auto why = quern::reject_reason(p, c, arch)) throw InputError(*why);
-
-  const std::string shape = fmt::format(
-      "struct Problem {{\n  static constexpr int n = {}, k = {}, bits = {}, group_size = {};\n"
-      "  static constexpr bool zero_points = {};\n"
-      "  using Input = {};\n  using Output = {};\n}};\n",
-      p.n, p.k, p.bits, p.group_size, p.zero_points, device_type(p.dtype),
-      device_type(p.out_dtype));
-  if (c.kernel == "reference")
-    return {fmt::format("#include \"gemm_wna16/reference.cuh\"\n\n{}\n"
-                        "extern \"C\" __global__ void __launch_bounds__({})\n"
-                        "gemm_wna16_reference(const quern::GemmWna16Args args) {{\n"
-                        "  quern::gemm_wna16_reference<Problem>(args);\n}}\n",
-                        shape, kWna16ReferenceTile * kWna16ReferenceTile),
-            "gemm_wna16_reference",
-            {}};
-
-  if (c.kernel == "wgmma")
-    return {source_wgmma(p, c, shape, config_struct(config)), "gemm_wna16_wgmma", {}};
-  if (c.kernel == "slices")
-    return {source_slices(p, c, shape, config_struct(config)), "gemm_wna16_slices", {}};
-
-  const std::string entry = fmt::format("gemm_wna16_{}", c.kernel);
-  return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n{}{}\n"
-                      "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
-                      "{}(const quern::GemmWna16Args args) {{\n"
-                      "  extern __shared__ __align__(128) unsigned char smem[];\n"
-                      "  quern::{}<Problem, Config>::run(args, smem);\n}}\n",
-                      c.kernel, shape, config_struct(config), threads(c, arch),
-                      std::max(1, c.blocks_per_sm), entry,
-                      c.kernel == "stream" ? "StreamWna16" : "MmaWna16"),
-          entry,
-          {}};
+  return quern::source(problem_from(problem), config_from(config), arch);
 }
 
 LaunchPlan GemmWna16Family::plan(const Params& problem, const Params& config,
@@ -335,19 +359,9 @@ std::vector<std::byte> GemmWna16Family::pack_args(const Params& problem, const P
                                                   std::uint64_t workspace) const {
   const GemmWna16Problem p = problem_from(problem);
   require_operands(name(), addresses, p.zero_points ? 5 : 4);
-  const auto fill = [&](auto args) {
-    args.codes = device_pointer(addresses[1]);
-    args.scales = device_pointer(addresses[2]);
-    args.zeros = p.zero_points ? device_pointer(addresses[3]) : nullptr;
-    args.y = device_pointer(addresses.back());
-    args.workspace = device_pointer(workspace);
-    args.m = p.m;
-    return args;
-  };
-  if (config_from(config).kernel == "wgmma") return args_bytes(fill(GemmWna16TmaArgs{}));
-  GemmWna16Args args = fill(GemmWna16Args{});
-  args.x = device_pointer(addresses[0]);
-  return args_bytes(args);
+  return quern::pack_args(p, config_from(config),
+                          {addresses[0], addresses[1], addresses[2],
+                           p.zero_points ? addresses[3] : 0, addresses.back(), workspace});
 }
 
 Cost GemmWna16Family::cost(const Params& problem) const {

@@ -81,6 +81,19 @@ GemmWna16Config default_config(const GemmWna16Problem& problem, const Arch& arch
 double estimate_us(const GemmWna16Problem& problem, const GemmWna16Config& config,
                    const Arch& arch);
 LaunchPlan plan(const GemmWna16Problem& problem, const GemmWna16Config& config, const Arch& arch);
+/// CUDA source of one config. `fusion`, if any, declares struct Fusion (gemm/fusion.cuh), and the
+/// kernel's parameter is Fusion::Args. Throws InputError for what reject_reason() refuses.
+KernelSource source(const GemmWna16Problem& problem, const GemmWna16Config& config,
+                    const Arch& arch, const std::string& fusion = {});
+/// Name of a config's kernel.
+std::string entry_of(const GemmWna16Config& config, bool fused);
+/// Where a problem's operands lie on the device; those that a kernel does not read may be null.
+struct GemmWna16Addresses {
+  std::uint64_t x = 0, codes = 0, scales = 0, zeros = 0, y = 0, workspace = 0;
+};
+/// The parameter of a config's kernel without fusion.
+std::vector<std::byte> pack_args(const GemmWna16Problem& problem, const GemmWna16Config& config,
+                                 const GemmWna16Addresses& addresses);
 /// Registers that a thread of the config is expected to need, leaning high.
 int estimated_registers(const GemmWna16Problem& problem, const GemmWna16Config& config);
 

@@ -83,14 +83,15 @@ LaunchPlan plan_slices(const GemmWna16Problem& p, const GemmWna16Config& c, cons
 }
 
 std::string source_slices(const GemmWna16Problem& p, const GemmWna16Config& c,
-                          const std::string& types, const std::string& tunables) {
+                          const std::string& types, bool fused) {
   return fmt::format(
-      "#include \"gemm_wna16/slices.cuh\"\n\n{}{}\n"
+      "#include \"gemm_wna16/slices.cuh\"\n\n{}\n"
       "extern \"C\" __global__ void __launch_bounds__({}, {})\n"
-      "gemm_wna16_slices(const __grid_constant__ quern::GemmWna16Args args) {{\n"
+      "{}(const __grid_constant__ {} args) {{\n"
       "  extern __shared__ __align__(128) unsigned char smem[];\n"
-      "  quern::SlicesWna16<Problem, Config>::run(args, smem);\n}}\n",
-      types, tunables, shape(p, c).threads(), c.blocks_per_sm);
+      "  quern::SlicesWna16<Problem, Config{}>::run(args, smem);\n}}\n",
+      types, shape(p, c).threads(), c.blocks_per_sm, entry_of(c, fused),
+      fused ? "Fusion::Args" : "quern::GemmWna16Args", fused ? ", Fusion" : "");
 }
 
 void add_slices(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) {

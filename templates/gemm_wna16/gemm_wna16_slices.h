@@ -13,9 +13,9 @@ std::optional<std::string> reject_slices(const GemmWna16Problem& problem,
                                          const GemmWna16Config& config, const Arch& arch);
 LaunchPlan plan_slices(const GemmWna16Problem& problem, const GemmWna16Config& config,
                        const Arch& arch);
-/// `types` declares Problem, `tunables` Config.
+/// `types` declares Problem, Config and, where the sums are `fused`, Fusion.
 std::string source_slices(const GemmWna16Problem& problem, const GemmWna16Config& config,
-                          const std::string& types, const std::string& tunables);
+                          const std::string& types, bool fused);
 /// The points that differ, for a space to be pruned and ranked.
 void add_slices(const GemmWna16Problem& problem, std::vector<GemmWna16Config>& points);
 std::optional<std::string> wasteful_slices(const GemmWna16Problem& problem,

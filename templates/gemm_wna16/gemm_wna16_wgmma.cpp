@@ -143,14 +143,15 @@ LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const
 }
 
 std::string source_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
-                         const std::string& types, const std::string& tunables) {
+                         const std::string& types, bool fused) {
   return fmt::format(
-      "#include \"gemm_wna16/wgmma.cuh\"\n\n{}{}{}\n"
+      "#include \"gemm_wna16/wgmma.cuh\"\n\n{}{}\n"
       "extern \"C\" __global__ void __launch_bounds__({}, 1)\n"
-      "gemm_wna16_wgmma(const __grid_constant__ quern::GemmWna16TmaArgs args) {{\n"
+      "{}(const __grid_constant__ {} args) {{\n"
       "  extern __shared__ __align__(128) unsigned char smem[];\n"
-      "  quern::WgmmaWna16<Problem, Config, Product>::run(args, smem);\n}}\n",
-      types, tunables, product(p.dtype, c.tile_m), threads(c));
+      "  quern::WgmmaWna16<Problem, Config, Product{}>::run(args, smem);\n}}\n",
+      types, product(p.dtype, c.tile_m), threads(c), entry_of(c, fused),
+      fused ? "Fusion::Args" : "quern::GemmWna16TmaArgs", fused ? ", Fusion" : "");
 }
 
 std::vector<TensorMapSpec> tensor_maps_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c) {

@@ -14,9 +14,9 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& problem,
                                         const GemmWna16Config& config, const Arch& arch);
 LaunchPlan plan_wgmma(const GemmWna16Problem& problem, const GemmWna16Config& config,
                       const Arch& arch);
-/// `types` declares Problem, `tunables` Config.
+/// `types` declares Problem, Config and, where the sums are `fused`, Fusion.
 std::string source_wgmma(const GemmWna16Problem& problem, const GemmWna16Config& config,
-                         const std::string& types, const std::string& tunables);
+                         const std::string& types, bool fused);
 std::vector<TensorMapSpec> tensor_maps_wgmma(const GemmWna16Problem& problem,
                                              const GemmWna16Config& config);
 /// The points that differ, for a space to be pruned and ranked.

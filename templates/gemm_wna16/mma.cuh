@@ -31,12 +31,14 @@
 #include "common/workspace_args.h"
 #include "gemm_wna16/chunk.cuh"
 #include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 
-template <class Problem, class Config>
+template <class Problem, class Config, class Fusion = StoreSums<GemmWna16Args>>
 struct MmaWna16 {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
@@ -67,7 +69,7 @@ struct MmaWna16 {
     return piece / 8 * (kTileM * 128) + row * 128 + ((piece ^ row) % 8) * 16;
   }
 
-  static __device__ __forceinline__ void load_x(const GemmWna16Args& args, u32 to, int row0,
+  static __device__ __forceinline__ void load_x(const Args& args, u32 to, int row0,
                                                 int chunk) {
     constexpr int kPieces = kColumns / 8;  // of a row
     const T* x = static_cast<const T*>(args.x);
@@ -146,7 +148,7 @@ struct MmaWna16 {
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
   /// them by the sums of all blocks and returns true. Sums lie as each thread holds them,
   /// [tile][split][fragment][thread] of four floats, so every access is whole.
-  static __device__ __forceinline__ bool add_splits(const GemmWna16Args& args, int tile, int split,
+  static __device__ __forceinline__ bool add_splits(const Args& args, int tile, int split,
                                                     u32* flag, Sums& sum) {
     constexpr i64 kPart = static_cast<i64>(kTileM) * kTileN;
     float* parts =
@@ -176,8 +178,24 @@ struct MmaWna16 {
     return true;
   }
 
+  /// Computes the expression of the block's sums.
+  static __device__ __forceinline__ void apply(const Args& args, int row0, int column0, int warp,
+                                               int lane, const Sums& sum) {
+#pragma unroll
+    for (int r = 0; r < kRowTiles; ++r)
+#pragma unroll
+      for (int j = 0; j < kTokenTiles; ++j)
+#pragma unroll
+        for (int c = 0; c < 4 / Fusion::kParts; ++c) {
+          const int token = row0 + j * 8 + lane % 4 * 2 + c % 2;
+          const int row = column0 + (warp * kRowTiles + r) * 16 + lane / 4 + c / 2 * 8;
+          if (token < args.m && (kN % kTileN == 0 || row < kN))
+            finish_sum<Fusion, kN, Out>(args, token, row, sum[r][j][c], sum[r][j][c % 2 + 2]);
+        }
+  }
+
   /// Turns the block's sums in shared memory into rows of y.
-  static __device__ __forceinline__ void store_tile(const GemmWna16Args& args, unsigned char* smem,
+  static __device__ __forceinline__ void store_tile(const Args& args, unsigned char* smem,
                                                     int row0, int column0, int warp, int lane,
                                                     const Sums& sum) {
     constexpr int kStride = wna16_y_stride(kTileN, kOutBytes);
@@ -203,7 +221,7 @@ struct MmaWna16 {
     }
   }
 
-  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
     // Tiles of the same rows of w are neighbours, so that it is found in L2.
@@ -257,7 +275,10 @@ struct MmaWna16 {
                               16;
       if (!add_splits(args, tile, split, reinterpret_cast<u32*>(smem + kFlagAt), sum)) return;
     }
-    store_tile(args, smem, row0, column0, warp, lane, sum);
+    if constexpr (Fusion::kFused)
+      apply(args, row0, column0, warp, lane, sum);
+    else
+      store_tile(args, smem, row0, column0, warp, lane, sum);
   }
 };
 

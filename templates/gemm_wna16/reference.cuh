@@ -4,6 +4,7 @@
 // sums of 64 products, themselves added up in fp32.
 #pragma once
 #include "common/types.cuh"
+#include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
@@ -26,8 +27,8 @@ __device__ __forceinline__ int wna16_code(const u8* codes, int row, int column) 
   }
 }
 
-template <class Problem>
-__device__ __forceinline__ void gemm_wna16_reference(const GemmWna16Args& args) {
+template <class Problem, class Fusion = StoreSums<GemmWna16Args>>
+__device__ __forceinline__ void gemm_wna16_reference(const typename Fusion::Args& args) {
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   constexpr int n = Problem::n, k = Problem::k, tile = kWna16ReferenceTile, depth = 64;
@@ -58,8 +59,10 @@ __device__ __forceinline__ void gemm_wna16_reference(const GemmWna16Args& args) 
     for (int i = 0; i < depth; ++i) sum = fmaf(xs[row][i], ws[column][i], sum);
     total += sum;
   }
-  if (first_m + row < args.m)
-    static_cast<Out*>(args.y)[(first_m + row) * n + first_n + column] = from_f32<Out>(total);
+  float other = 0.0f;
+  if constexpr (Fusion::kParts == 2) other = __shfl_down_sync(0xffffffffu, total, 8);
+  if (first_m + row < args.m && (Fusion::kParts == 1 || column < 8))
+    finish_sum<Fusion, n, Out>(args, first_m + row, first_n + column, total, other);
 }
 
 }  // namespace quern

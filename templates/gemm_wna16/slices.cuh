@@ -43,12 +43,14 @@
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 
-template <class Problem, class Config>
+template <class Problem, class Config, class Fusion = StoreSums<GemmWna16Args>>
 struct SlicesWna16 {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr Wna16Slices kShape{
@@ -125,7 +127,7 @@ struct SlicesWna16 {
   };
 
   /// Keeps the ring full. One thread.
-  static __device__ __forceinline__ void produce(const GemmWna16Args& args, const Shared& sh,
+  static __device__ __forceinline__ void produce(const Args& args, const Shared& sh,
                                                  const Share& share) {
     const u32 ring = shared_address(sh.ring);
     RingPlace<kStages> at;
@@ -167,7 +169,7 @@ struct SlicesWna16 {
   /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
   /// each other's; adds it up over groups on the tensor cores. Warps that have the span of other
   /// row tiles leave the same sums.
-  static __device__ __forceinline__ void hold(const GemmWna16Args& args, int span, float* x_sums,
+  static __device__ __forceinline__ void hold(const Args& args, int span, float* x_sums,
                                               int lane, SpanX& b) {
     const int row = lane / 4, t = lane % 4;
     const T* x = static_cast<const T*>(args.x) + span * kSpan + t * 8;
@@ -208,7 +210,7 @@ struct SlicesWna16 {
   /// Copies a warp's slices of x to shared memory, with zeros where k ends, and adds them up over
   /// groups. Nobody else reads them, but warps of other row tiles, which leave the same.
   template <class SpanOf>
-  static __device__ __forceinline__ void stage_x(const GemmWna16Args& args, const Shared& sh,
+  static __device__ __forceinline__ void stage_x(const Args& args, const Shared& sh,
                                                  int first_span, int lane, const SpanOf& span_of) {
     constexpr int kPieces = kSpan / 8, kAll = kM * kSlices * kPieces;  // of 16 bytes
     const T* x = static_cast<const T*>(args.x);
@@ -326,7 +328,7 @@ struct SlicesWna16 {
     buffer.advance();
   }
 
-  static __device__ __forceinline__ void math(const GemmWna16Args& args, const Shared& sh,
+  static __device__ __forceinline__ void math(const Args& args, const Shared& sh,
                                               const Share& share) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int warp = static_cast<int>(threadIdx.x / kWarp);
@@ -402,8 +404,9 @@ struct SlicesWna16 {
   }
 
   /// Stores vector `v` of a row group.
-  static __device__ __forceinline__ void store(const GemmWna16Args& args, int group, int v,
+  static __device__ __forceinline__ void store(const Args& args, int group, int v,
                                                const float (&value)[4]) {
+    constexpr int kOther = kM > 1 ? 2 : 1;  // from a value to that of the row 8 further
     const int f = v % kVectors, tile = group * kWarpsN + v / kVectors;
     if (kRowTiles % kWarpsN != 0 && tile >= kRowTiles) return;
 #pragma unroll
@@ -413,9 +416,10 @@ struct SlicesWna16 {
         token = f / kQuadLanes / 8 * 8 + 2 * (f % kQuadLanes) + c % 2;
         row = f / kQuadLanes % 8 + c / 2 * 8;
       }
-      if (token < args.m)
-        static_cast<Out*>(args.y)[static_cast<i64>(token) * kN + tile * 16 + row] =
-            from_f32<Out>(value[c]);
+      const bool is_first = kM > 1 ? c < 2 : c % 2 == 0;  // of the row tile's first 8 rows
+      if (token < args.m && (Fusion::kParts == 1 || is_first))
+        finish_sum<Fusion, kN, Out>(args, token, tile * 16 + row, value[c],
+                                    is_first ? value[c + kOther] : 0.0f);
     }
   }
 
@@ -434,12 +438,12 @@ struct SlicesWna16 {
     static constexpr int kUnroll = !kShape.moves_registers() ? 16 : kPerLane < 4 ? 4 / kPerLane : 1;
     using Totals = float[kPerLane][4];
 
-    const GemmWna16Args& args;
+    const Args& args;
     const Shared& sh;
     const Share& share;
     int lane, first;  // vector of the lane, of those of a row group
 
-    __device__ __forceinline__ Reducer(const GemmWna16Args& a, const Shared& s, const Share& mine,
+    __device__ __forceinline__ Reducer(const Args& a, const Shared& s, const Share& mine,
                                        int index)
         : args(a),
           sh(s),
@@ -553,7 +557,7 @@ struct SlicesWna16 {
                             (kCluster - 1) * kWarpsN * kSums * 4);
   }
 
-  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const Share share;
     // As Wna16Slices::slots() has it.
     const int num_slots =

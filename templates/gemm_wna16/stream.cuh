@@ -33,12 +33,14 @@
 #include "common/workspace_args.h"
 #include "gemm_wna16/chunk.cuh"
 #include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 
-template <class Problem, class Config>
+template <class Problem, class Config, class Fusion = StoreSums<GemmWna16Args>>
 struct StreamWna16 {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
@@ -145,22 +147,34 @@ struct StreamWna16 {
       }
   }
 
-  /// Stores the sum of value `i` of a row group, whose order is [warp_n][token][16 rows].
-  static __device__ __forceinline__ void store(const GemmWna16Args& args, int group, int i,
-                                               float value) {
-    const int token = i / 16 % kM, row = (group * kWarpsN + i / (16 * kM)) * 16 + i % 16;
-    if (token < args.m && (kRowTiles % kWarpsN == 0 || row < kN))
-      static_cast<Out*>(args.y)[static_cast<i64>(token) * kN + row] = from_f32<Out>(value);
+  /// Sums of a row group that something is computed of, in the order [warp_n][token][16 rows]: all,
+  /// or the first of every two parts.
+  static constexpr int kResults = kSums / Fusion::kParts;
+  static __device__ __forceinline__ int sum_of(int result) {
+    return Fusion::kParts == 1 ? result : result / 8 * 16 + result % 8;
   }
 
-  static __device__ __forceinline__ float* parts(const GemmWna16Args& args) {
+  /// Stores results of a row group, every `stride`-th from `first` on; total(i) is the i-th sum.
+  template <class Total>
+  static __device__ __forceinline__ void store(const Args& args, int group, int first, int stride,
+                                               const Total& total) {
+    for (int result = first; result < kResults; result += stride) {
+      const int i = sum_of(result);
+      const float value = total(i), other = Fusion::kParts == 1 ? 0.0f : total(i + 8);
+      const int token = i / 16 % kM, row = (group * kWarpsN + i / (16 * kM)) * 16 + i % 16;
+      if (token < args.m && (kRowTiles % kWarpsN == 0 || row < kN))
+        finish_sum<Fusion, kN, Out>(args, token, row, value, other);
+    }
+  }
+
+  static __device__ __forceinline__ float* parts(const Args& args) {
     return reinterpret_cast<float*>(static_cast<unsigned char*>(args.workspace) + kCounterBytes);
   }
 
   /// Adds the sums of the warps that share a row tile, and stores the results, or leaves them in
   /// the workspace where other blocks have more. `partial` alternates between two buffers, so that
   /// one barrier a row group is enough.
-  static __device__ __forceinline__ void finish(const GemmWna16Args& args, float* partial,
+  static __device__ __forceinline__ void finish(const Args& args, float* partial,
                                                 int group, int split, int warp_n, int warp_k,
                                                 int lane, Sums& sum) {
     float* mine = partial + (warp_k * kWarpsN + warp_n) * kM * 16;
@@ -173,20 +187,23 @@ struct StreamWna16 {
         sum[j][c] = 0.0f;
       }
     named_sync(1, kThreads);
-    for (int i = static_cast<int>(threadIdx.x); i < kSums; i += kThreads) {
-      float total = partial[i];
+    const auto total = [&](int i) {
+      float sum = partial[i];
 #pragma unroll
-      for (int other = 1; other < kWarpsK; ++other) total += partial[other * kSums + i];
-      if constexpr (kSplitK == 1)
-        store(args, group, i, total);
-      else
-        parts(args)[(static_cast<i64>(group) * kSplitK + split) * kSums + i] = total;
-    }
+      for (int other = 1; other < kWarpsK; ++other) sum += partial[other * kSums + i];
+      return sum;
+    };
+    const int thread = static_cast<int>(threadIdx.x);
+    if constexpr (kSplitK == 1)
+      store(args, group, thread, kThreads, total);
+    else
+      for (int i = thread; i < kSums; i += kThreads)
+        parts(args)[(static_cast<i64>(group) * kSplitK + split) * kSums + i] = total(i);
   }
 
   /// Copies the block's share of x to shared memory, with zeros where it ends, and adds it up over
   /// spans.
-  static __device__ __forceinline__ void stage_x(const GemmWna16Args& args, unsigned char* to,
+  static __device__ __forceinline__ void stage_x(const Args& args, unsigned char* to,
                                                  float* x_sums, int column0) {
     constexpr int kPieces = kShare * Chunk::kColumns / 8;  // of 16 bytes, in a row
     const T* x = static_cast<const T*>(args.x);
@@ -234,7 +251,7 @@ struct StreamWna16 {
   }
 
   /// Keeps the rings full; lane i serves warp i. One warp (sm_90 and later).
-  static __device__ __forceinline__ void produce(const GemmWna16Args& args, const Share& share,
+  static __device__ __forceinline__ void produce(const Args& args, const Share& share,
                                                  u32 ring, u32 barriers) {
     const int warp = static_cast<int>(threadIdx.x % kWarp);
     if (warp >= kWarps) return;
@@ -263,7 +280,7 @@ struct StreamWna16 {
   }
 
   /// Multiplies what comes through the warp's ring.
-  static __device__ __forceinline__ void consume(const GemmWna16Args& args, const Share& share,
+  static __device__ __forceinline__ void consume(const Args& args, const Share& share,
                                                  unsigned char* x, unsigned char* ring,
                                                  float* partial, float* x_sums, u32 barriers) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -326,7 +343,7 @@ struct StreamWna16 {
     }
   }
 
-  static __device__ __forceinline__ void run(const GemmWna16Args& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     const Share share;
     unsigned char* ring = smem + kM * kStrideX;
     float* partial = reinterpret_cast<float*>(ring + kWarps * kStages * kChunkBytes);
@@ -359,7 +376,7 @@ struct StreamWna16 {
       if (!last_block(static_cast<u32*>(args.workspace) + share.set, kSplitK, flag)) return;
       const int stride = static_cast<int>(blockDim.x);
       for (int group = share.set; group < kRowGroups; group += share.sets)
-        for (int i = static_cast<int>(threadIdx.x); i < kSums; i += stride) {
+        store(args, group, static_cast<int>(threadIdx.x), stride, [&](int i) {
           const float* from = parts(args) + static_cast<i64>(group) * kSplitK * kSums + i;
           float values[kSplitK];
 #pragma unroll
@@ -367,8 +384,8 @@ struct StreamWna16 {
           float total = values[0];
 #pragma unroll
           for (int s = 1; s < kSplitK; ++s) total += values[s];
-          store(args, group, i, total);
-        }
+          return total;
+        });
     }
   }
 };

@@ -50,14 +50,16 @@
 #include "common/workspace_args.h"
 #include "gemm_wna16/chunk.cuh"
 #include "gemm_wna16/dequantise.cuh"
+#include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
 
 namespace quern {
 
 /// Product: Product::run(d, a, b) adds the product of 64 x 16 in registers and tile_m x 16 by
 /// descriptor (gemm_wna16_wgmma.cpp writes it).
-template <class Problem, class Config, class Product>
+template <class Problem, class Config, class Product, class Fusion = StoreSums<GemmWna16TmaArgs>>
 struct WgmmaWna16 {
+  using Args = typename Fusion::Args;
   using T = typename Problem::Input;
   using Out = typename Problem::Output;
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
@@ -103,6 +105,7 @@ struct WgmmaWna16 {
   static_assert(kTiles % kClusterM == 0, "blocks fetch whole row tiles of w");
   static_assert(kTileM % (8 * kClusterK) == 0, "blocks store whole groups of tokens");
   static_assert(!kTmaStore || kClusterK == 1, "blocks that add up a tile store parts of it");
+  static_assert(!kTmaStore || !Fusion::kFused, "an expression stores its results itself");
   static_assert(kTileN % (64 * kGroupsN) == 0 && kTiles <= kWarp,
                 "warpgroups have whole blocks of 64 rows");
   static_assert(kTileM % 16 == 0 && kTileM <= 256, "a product has 16 to 256 tokens");
@@ -172,7 +175,7 @@ struct WgmmaWna16 {
   };
 
   /// A row tile for each thread; `index` counts the producers.
-  static __device__ __forceinline__ void load_w(const GemmWna16TmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void load_w(const Args& args, const Shared& at,
                                                 int stage, const Tile& tile, int chunk,
                                                 const Rank& rank, int index) {
     const u32 barrier = at.is_full(stage);
@@ -185,7 +188,7 @@ struct WgmmaWna16 {
           min(tile.column0 / 16 + row_tile, kN / 16 - 1), chunk, barrier, rank.sharing_w());
     }
   }
-  static __device__ __forceinline__ void load_x(const GemmWna16TmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void load_x(const Args& args, const Shared& at,
                                                 int stage, const Tile& tile, int chunk,
                                                 const Rank& rank, int index) {
     if (index >= kColumns / 64) return;
@@ -201,7 +204,7 @@ struct WgmmaWna16 {
   }
 
   /// One warpgroup: copies are issued one by one, by all four warps in turns.
-  static __device__ __forceinline__ void produce(const GemmWna16TmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void produce(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, const Rank& rank) {
     const int index = static_cast<int>(threadIdx.x % kWarp * 4 + threadIdx.x % kGroup / kWarp);
@@ -343,7 +346,7 @@ struct WgmmaWna16 {
 
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
   /// them by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
-  static __device__ __forceinline__ bool add_splits(const GemmWna16TmaArgs& args, const Tile& tile,
+  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile,
                                                     u32* flag, Sums& sum) {
     constexpr i64 kTile = static_cast<i64>(kTileM) * kTileN;
     float* parts =
@@ -385,7 +388,7 @@ struct WgmmaWna16 {
   /// Stores 64 columns of y from `column0` on, those of the warpgroup, from row `row0` on: some
   /// tokens at a time are laid out in shared memory as boxes of 128 bytes, turned about, and leave
   /// while the next are, and the warpgroup goes on to the next tile. `index` counts its threads.
-  static __device__ __forceinline__ void store_boxes(const GemmWna16TmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void store_boxes(const Args& args, const Shared& at,
                                                      int row0, int column0, int group, int index,
                                                      u32& buffer, const float (&sum)[kSums]) {
     constexpr int kTokens = wna16_wgmma_store_tokens(kTileM, sizeof(Out));
@@ -441,12 +444,24 @@ struct WgmmaWna16 {
 
   /// Stores 16 columns of y, `column0` being the warp's first.
   template <int count>
-  static __device__ __forceinline__ void store(const GemmWna16TmaArgs& args, i64 row0, int column0,
+  static __device__ __forceinline__ void store(const Args& args, i64 row0, int column0,
                                                int lane, const float (&sum)[count]) {
     constexpr int kGroups = count / 4;  // of 8 tokens
     if (kN % (kTileN * kClusterN) != 0 && column0 >= kN) return;
-    Out* y = static_cast<Out*>(args.y) + column0;
     const int t = lane % 4;
+    if constexpr (Fusion::kFused) {
+#pragma unroll
+      for (int j = 0; j < kGroups; ++j)
+#pragma unroll
+        for (int c = 0; c < 4 / Fusion::kParts; ++c) {
+          const i64 row = row0 + j * 8 + 2 * t + c % 2;
+          if (row < args.m)
+            finish_sum<Fusion, kN, Out>(args, row, column0 + c / 2 * 8 + lane / 4, sum[j * 4 + c],
+                                        sum[j * 4 + c % 2 + 2]);
+        }
+      return;
+    }
+    Out* y = static_cast<Out*>(args.y) + column0;
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
       if constexpr (sizeof(Out) == 2) {
@@ -477,7 +492,7 @@ struct WgmmaWna16 {
     }
   }
 
-  static __device__ __forceinline__ void consume(const GemmWna16TmaArgs& args, const Shared& at,
+  static __device__ __forceinline__ void consume(const Args& args, const Shared& at,
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, const Rank& rank, u32* flag) {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
@@ -521,7 +536,7 @@ struct WgmmaWna16 {
     if (kTmaStore && threadIdx.x % kGroup == 0) bulk_wait_read<0>();
   }
 
-  static __device__ __forceinline__ void run(const GemmWna16TmaArgs& args, unsigned char* smem) {
+  static __device__ __forceinline__ void run(const Args& args, unsigned char* smem) {
     Shared at;
     at.tiles = smem + (1024 - shared_address(smem) % 1024) % 1024;
     at.stores = shared_address(at.tiles) + kStages * kStageBytes;

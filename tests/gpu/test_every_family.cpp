@@ -127,6 +127,24 @@ TEST_CASE("small: fused gemm") {
   }
 }
 
+TEST_CASE("small: fused gemm_wna16") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  const FusedGemmWna16Family family(embedded_templates());
+  const auto oracle = [&](const Params& p, std::span<HostTensor> operands) {
+    reference_fused_gemm_wna16(family, p, operands);
+  };
+  for (const int m : {1, 3, 16, 65})
+    for (const bool swiglu : {false, true}) {
+      Params p = {{"m", m},           {"n", 80},
+                  {"k", 384},         {"dtype", "f16"},
+                  {"bits", 4},        {"group_size", 128},
+                  {"zero_points", swiglu}, {"epilogue", swiglu ? "swiglu" : "add"}};
+      p[swiglu ? "Y" : "R"] = swiglu ? "f16" : "f32";
+      check_family(gpu, family, p, oracle, few());
+    }
+}
+
 TEST_CASE("small: row kernels") {
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
   GpuFixture gpu;

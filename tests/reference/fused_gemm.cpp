@@ -6,9 +6,57 @@
 #include <thread>
 #include <vector>
 
+#include "tests/reference/gemm_wna16.h"
 #include "tests/support/gpu.h"
 
 namespace quern::test {
+namespace {
+
+/// Row of w that is part `part` of element `c`: 8 rows of each part in turn.
+std::size_t interleaved_row(std::size_t parts, std::size_t c, std::size_t part) {
+  return parts == 1 ? c : c / 8 * 16 + part * 8 + c % 8;
+}
+
+/// Runs the epilogue as LLVM builds it for the CPU on acc[m, cols, parts] and its other operands.
+void apply_epilogue(const GemmEpilogue& epilogue, const Params& problem, std::vector<float>& acc,
+                    std::span<HostTensor> operands) {
+  const dsl::Kernel& kernel = epilogue.kernel();
+  dsl::Binding binding;
+  for (const std::string& param : kernel.dtype_params())
+    binding.dtypes[param] = parse_dtype(problem.at(param).get<std::string>()).value();
+  std::vector<void*> pointers{acc.data()};
+  for (HostTensor& operand : operands) pointers.push_back(operand.data.data());
+  std::vector<double> scalars;
+  for (const dsl::ScalarInfo& scalar : kernel.scalars())
+    scalars.push_back(problem.at(scalar.name).get<double>());
+  const auto m = problem.at("m").get<std::int64_t>(), n = problem.at("n").get<std::int64_t>();
+  const std::vector<std::int64_t> extents{m, n / epilogue.parts()};
+  dsl::CpuKernel(kernel, binding).run(pointers, scalars, extents);
+}
+
+}  // namespace
+
+void reference_fused_gemm_wna16(const FusedGemmWna16Family& family, const Params& problem,
+                                std::span<HostTensor> operands) {
+  const std::size_t num_inputs = problem.at("zero_points").get<bool>() ? 4 : 3;
+  const auto m = problem.at("m").get<std::size_t>(), n = problem.at("n").get<std::size_t>();
+  Params plain = family.like(problem)->problem;
+  plain["out_dtype"] = "f32";
+  std::vector<HostTensor> product(operands.begin(),
+                                  operands.begin() + static_cast<std::ptrdiff_t>(num_inputs));
+  product.push_back({GemmWna16Family().operands(plain).back(), {}});
+  product.back().data.resize(product.back().spec.size_bytes());
+  reference_gemm_wna16(plain, product);
+  const auto sums = decode(product.back().data, DType::f32);
+  const GemmEpilogue& epilogue = family.epilogues().at(problem.at("epilogue").get<std::string>());
+  const auto parts = static_cast<std::size_t>(epilogue.parts());
+  std::vector<float> acc(m * n);
+  for (std::size_t i = 0; i < m; ++i)
+    for (std::size_t c = 0; c < n / parts; ++c)
+      for (std::size_t part = 0; part < parts; ++part)
+        acc[i * n + c * parts + part] = sums[i * n + interleaved_row(parts, c, part)];
+  apply_epilogue(epilogue, problem, acc, operands.subspan(num_inputs));
+}
 
 void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
                           std::span<HostTensor> operands) {
@@ -37,8 +85,7 @@ void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
   const auto columns = [&](std::size_t first, std::size_t last) {
     for (std::size_t c = first; c < last; ++c)
       for (std::size_t part = 0; part < parts; ++part) {
-        // 8 rows of each part in turn.
-        const std::size_t row = parts == 1 ? c : c / 8 * 16 + part * 8 + c % 8;
+        const std::size_t row = interleaved_row(parts, c, part);
         for (std::size_t i = 0; i < m; ++i) {
           double sum = 0;
           for (std::size_t l = 0; l < k; ++l)
@@ -53,19 +100,7 @@ void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
     threads.emplace_back(columns, cols * t / num_threads, cols * (t + 1) / num_threads);
   for (std::thread& thread : threads) thread.join();
 
-  const dsl::Kernel& kernel = epilogue.kernel();
-  dsl::Binding binding;
-  for (const std::string& param : kernel.dtype_params())
-    binding.dtypes[param] = parse_dtype(problem.at(param).get<std::string>()).value();
-  std::vector<void*> pointers{acc.data()};
-  for (std::size_t i = normalised ? 3 : 2; i < operands.size(); ++i)
-    pointers.push_back(operands[i].data.data());
-  std::vector<double> scalars;
-  for (const dsl::ScalarInfo& scalar : kernel.scalars())
-    scalars.push_back(problem.at(scalar.name).get<double>());
-  const std::vector<std::int64_t> extents{static_cast<std::int64_t>(m),
-                                          static_cast<std::int64_t>(cols)};
-  dsl::CpuKernel(kernel, binding).run(pointers, scalars, extents);
+  apply_epilogue(epilogue, problem, acc, operands.subspan(normalised ? 3 : 2));
 }
 
 }  // namespace quern::test
