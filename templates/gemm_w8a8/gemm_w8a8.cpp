@@ -416,15 +416,18 @@ Tolerance GemmW8A8Family::tolerance(const Params& problem, std::size_t) const {
   double rel = p.out_dtype == DType::bf16  ? std::ldexp(1.0, -7)
                : p.out_dtype == DType::f16 ? std::ldexp(1.0, -10)
                                            : std::ldexp(1.0, -16);
-  // Sums of k products with a total of about 1, times scales of up to kMostScale on either side.
-  double error = std::ldexp(1.0, -12) + std::ldexp(std::sqrt(k), -20);
   // Tensor cores may cut their sum off at 2^-13 of its largest part with every 32 products
   // (Hopper), which are added up in fp32 after 128, or, where scales are rank-1, after a short k
   // only. Errors of many cuts add up as those of a random walk, as far as what is usual of all sums
   // and again in proportion to the sum itself; they bend sums towards zero by less
   // (kMaxUnpromotedK).
   constexpr double kWorst = 6;  // times what is usual: of 10^8 elements
-  if (!p.has_block_scales()) {
+  const double promoted = std::ldexp(std::sqrt(kScaleBlock / 32.0), -13);
+  // Sums of k products with a total of about 1, times scales of up to kMostScale on either side.
+  double error = promoted + std::ldexp(std::sqrt(k), -20);
+  if (p.has_block_scales()) {
+    rel += kWorst * promoted;
+  } else {
     const double cuts = std::min<double>(k, kMaxUnpromotedK) / 32;
     const double walk = std::ldexp(std::sqrt(cuts), -13);
     error += walk;
