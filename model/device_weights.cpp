@@ -7,6 +7,7 @@
 #include <cstring>
 #include <map>
 #include <numeric>
+#include <span>
 #include <string_view>
 
 #include "model/kernel_order.h"
@@ -25,7 +26,7 @@ std::size_t padded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlign
 /// What stands at one place: elements, or the codes of a linear layer with what belongs to them.
 struct Piece {
   std::vector<std::string> tensors;  // of elements, one after another
-  bool interleaved = false;          // two tensors, 8 rows of each in turn
+  bool interleaved = false;          // two of these tensors, 8 rows of each in turn
   std::size_t elements = 0;
   std::uint64_t* address = nullptr;
   LinearWeight* codes = nullptr;  // instead of all of the above
@@ -189,10 +190,24 @@ LinearsByName quantised_linears(const ModelWeights& weights) {
   return out;
 }
 
+using Projections = std::vector<const QuantisedLinear*>;
+
+Projections projections(const LinearWeight& weight, const LinearsByName& linears) {
+  Projections out;
+  for (const std::string& module : weight.modules) out.push_back(linears.at(module));
+  return out;
+}
+
+/// How many of the projections are repacked as one matrix of kernel order.
+std::size_t repacked_at_once(const LinearWeight& to) {
+  return to.interleaved ? to.modules.size() : 1;
+}
+
 /// Whether the device can repack the codes: 4 bits, and rows in whole tiles of kernel order.
-bool repacks_on_device(const std::vector<const QuantisedLinear*>& parts) {
-  return std::ranges::all_of(parts, [](const QuantisedLinear* part) {
-    return part->bits == 4 && part->out_features % 16 == 0 && part->in_features % 64 == 0;
+bool repacks_on_device(const LinearWeight& to, const Projections& parts) {
+  const auto at_once = static_cast<std::int64_t>(repacked_at_once(to));
+  return std::ranges::all_of(parts, [&](const QuantisedLinear* part) {
+    return part->bits == 4 && at_once * part->out_features % 16 == 0 && part->in_features % 64 == 0;
   });
 }
 
@@ -203,14 +218,14 @@ struct CodeSender {
   const Repack& repack;
   ThreadPool& pool;
   StagedUpload& upload;
-  const Buffer& scratch;  // codes of one projection as the checkpoint has them
+  const Buffer& scratch;  // codes as the checkpoint has them, scratch_bytes()
 
   void send(const LinearWeight& to) const {
-    std::vector<const QuantisedLinear*> parts;
-    for (const std::string& module : to.modules) parts.push_back(linears.at(module));
-    const bool on_device = repacks_on_device(parts);
+    const Projections parts = projections(to, linears);
+    const bool on_device = repacks_on_device(to, parts);
     const QuantisedMatrix matrix =
-        join(parts, pool, on_device ? JoinParts::without_codes : JoinParts::all);
+        join(parts, pool, on_device ? JoinParts::without_codes : JoinParts::all,
+             to.interleaved ? JoinRows::interleaved : JoinRows::in_order);
     const KernelOrder ordered = kernel_order(matrix, dtype, pool);
     upload.send(to.scales, ordered.scales.data(), 2 * ordered.scales.size());
     upload.send(to.zeros, ordered.zeros.data(), ordered.zeros.size());
@@ -222,32 +237,45 @@ struct CodeSender {
   }
 
  private:
-  /// One projection after another through the scratch buffer: what is enqueued on one stream takes
-  /// turns.
-  void send_packed(const LinearWeight& to, const std::vector<const QuantisedLinear*>& parts) const {
+  /// One projection after another through the scratch buffer, or both that are interleaved: what is
+  /// enqueued on one stream takes turns.
+  void send_packed(const LinearWeight& to, std::span<const QuantisedLinear* const> parts) const {
     std::uint64_t out = to.weight;
-    for (const QuantisedLinear* part : parts) {
-      upload.send(scratch.address(), part->qweight.data(), part->qweight.size_bytes());
+    for (; !parts.empty(); parts = parts.subspan(repacked_at_once(to))) {
+      const QuantisedLinear& first = *parts.front();
+      std::int64_t rows = 0;
+      std::size_t bytes = 0;
+      for (const QuantisedLinear* part : parts.first(repacked_at_once(to))) {
+        upload.send(scratch.address() + bytes, part->qweight.data(), part->qweight.size_bytes());
+        rows += part->out_features;
+        bytes += part->qweight.size_bytes();
+      }
       const Params problem = {{"part", "codes"},
-                              {"source", part->method == QuantMethod::awq ? "awq" : "gptq_v2"},
-                              {"n", part->out_features},
-                              {"k", part->in_features},
-                              {"group_size", part->group_size},
-                              {"act_order", to.reordered}};
+                              {"source", first.method == QuantMethod::awq ? "awq" : "gptq_v2"},
+                              {"n", rows},
+                              {"k", first.in_features},
+                              {"group_size", first.group_size},
+                              {"act_order", to.reordered},
+                              {"interleaved", to.interleaved}};
       std::vector<std::uint64_t> operands = {scratch.address()};
       if (to.reordered) operands.push_back(to.order);
       operands.push_back(out);
       repack(problem, operands);
-      out += part->qweight.size_bytes();
+      out += bytes;
     }
   }
 };
 
-/// Bytes of the largest projection whose codes the device repacks.
-std::size_t scratch_bytes(const LinearsByName& linears) {
+/// Bytes of the most codes that the device repacks at once.
+std::size_t scratch_bytes(const std::vector<Piece>& pieces, const LinearsByName& linears) {
   std::size_t out = 0;
-  for (const auto& [name, linear] : linears)
-    if (linear->bits == 4) out = std::max(out, linear->qweight.size_bytes());
+  for (const Piece& piece : pieces) {
+    if (!piece.codes) continue;
+    const Projections parts = projections(*piece.codes, linears);
+    if (!repacks_on_device(*piece.codes, parts)) continue;
+    for (const QuantisedLinear* part : parts)
+      out = std::max(out, repacked_at_once(*piece.codes) * part->qweight.size_bytes());
+  }
   return out;
 }
 
@@ -268,7 +296,7 @@ DeviceWeights::DeviceWeights(const ModelConfig& config, DType dtype, const Model
   constexpr std::size_t half_bytes = std::size_t{16} << 20;
   StagedUpload upload(std::clamp(padded(buffer_.size_bytes() / 2), kAlignment, half_bytes), stream);
   const LinearsByName linears = quantised_linears(weights);
-  const Buffer scratch(scratch_bytes(linears));
+  const Buffer scratch(scratch_bytes(all, linears));
   ThreadPool pool(linears.empty() ? 1 : 0);
   const CodeSender sender{linears, dtype, repack, pool, upload, scratch};
   std::size_t done = 0;

@@ -27,7 +27,8 @@ class DeviceWeights {
  public:
   /// Uploads from a checkpoint, converting to `dtype` (bf16 or f16) with rounding to nearest even.
   /// Codes of 4 bits are sent as the checkpoint has them and repacked on the device, by kernels
-  /// that `repack` enqueues on `stream`; codes of 8 bits are repacked on the host.
+  /// that `repack` enqueues on `stream`; codes of 8 bits are repacked on the host. Either
+  /// interleaves what the layout says.
   DeviceWeights(const ModelConfig& config, DType dtype, const ModelWeights& weights,
                 const Stream& stream, const Repack& repack, const LoadProgress& progress = {});
   /// Random contents made on the device, scaled so that activations keep their size.

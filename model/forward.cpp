@@ -45,7 +45,7 @@ class Builder {
       const LayerAddresses& layer = model_.layers.at(static_cast<std::size_t>(i));
       const auto label = [&](const char* what) { return fmt::format("layers.{}.{}", i, what); };
       const NodeOperand qkv = tensor(tokens * qkv_size, kUnrounded);
-      if (fusion_.input_norm == NormKernel::none && is_dense(layer.qkv) && !branch_) {
+      if (fusion_.input_norm == NormKernel::none && is_one_dense_matrix(layer.qkv) && !branch_) {
         normalising_product(label("qkv"), layer.input_norm, layer.qkv[0], "cast",
                             {{"Y", quern::name(kUnrounded)}}, qkv);
       } else {
@@ -116,9 +116,8 @@ class Builder {
   /// What o or down leaves: the sum in the residual stream, or what is still to be added to it.
   void add_to_residual(const std::string& name, NodeOperand x, const LinearWeight& w,
                        NormKernel next) {
-    if (next != NormKernel::adds && !w.quantised()) {
-      fused_product(name, w, "", "add", {{"R", quern::name(kUnrounded)}},
-                    {x, at(w.weight), residual_});
+    if (next != NormKernel::adds) {
+      fused_product(name, x, w, "", "add", {{"R", quern::name(kUnrounded)}}, {residual_});
       return;
     }
     branch_ = tensor(shape_.num_tokens * w.out_features(), kUnrounded);
@@ -137,24 +136,20 @@ class Builder {
     node(std::move(name), "row", problem, {"rows"}, Params::object(), std::move(operands));
   }
 
-  static bool is_dense(const std::vector<LinearWeight>& parts) {
-    return parts.size() == 1 && !parts[0].quantised();
-  }
-
   /// activated[m, intermediate_size] = silu(gate) * up, of the normalised residual stream.
   template <class Label>
   void feed_forward(const Label& label, const LayerAddresses& layer, NodeOperand activated) {
     const LinearWeight& first = layer.gate_up.front();
     const bool swiglu = fusion_.swiglu && first.interleaved;
     const Params result = {{"Y", quern::name(dtype_)}};
-    if (swiglu && fusion_.post_norm == NormKernel::none && !branch_) {
+    if (swiglu && fusion_.post_norm == NormKernel::none && is_one_dense_matrix(layer.gate_up) &&
+        !branch_) {
       normalising_product(label("gate_up"), layer.post_norm, first, "swiglu", result, activated);
       return;
     }
     norm(label("post_norm"), layer.post_norm);
     if (swiglu) {
-      fused_product(label("gate_up"), first, "", "swiglu", result,
-                    {normed_, at(first.weight), activated});
+      fused_product(label("gate_up"), normed_, first, "", "swiglu", result, {activated});
       return;
     }
     const NodeOperand gate_up = tensor(shape_.num_tokens * 2 * config_.intermediate_size);
@@ -170,41 +165,55 @@ class Builder {
     node(label("silu_mul"), "row", problem, {"rows"}, Params::object(), {gate_up, activated});
   }
 
-  /// y = epilogue(rms_norm(residual stream) w^T).
+  /// y = epilogue(rms_norm(residual stream) w^T), w of elements.
   void normalising_product(const std::string& name, std::uint64_t gamma, const LinearWeight& w,
                            const char* epilogue, Params fields, NodeOperand y) {
     fields["eps"] = config_.rms_norm_eps;
     fields["stream"] = quern::name(kUnrounded);
-    fused_product(name, w, "rmsnorm", epilogue, fields, {residual_, at(w.weight), at(gamma), y});
+    fused_product(name, residual_, w, "rmsnorm", epilogue, fields, {at(gamma), y});
   }
 
-  /// `fields` are those that the prologue and the epilogue have to themselves.
-  void fused_product(const std::string& name, const LinearWeight& w, const char* prologue,
-                     const char* epilogue, const Params& fields,
-                     std::vector<NodeOperand> operands) {
-    Params problem = {{"m", shape_.num_tokens},
-                      {"n", w.out_features()},
-                      {"k", w.in_features},
-                      {"dtype", quern::name(dtype_)},
-                      {"prologue", prologue},
-                      {"epilogue", epilogue}};
+  /// `fields` and `others` are what the prologue and the epilogue have to themselves. Products of
+  /// codes have no prologue.
+  void fused_product(const std::string& name, NodeOperand x, const LinearWeight& w,
+                     const char* prologue, const char* epilogue, const Params& fields,
+                     const std::vector<NodeOperand>& others) {
+    Params problem = product_problem(w, shape_.num_tokens);
+    add_codes(problem, w);
+    if (!w.quantised()) problem["prologue"] = prologue;
+    problem["epilogue"] = epilogue;
     problem.update(fields);
-    node(name, "fused_gemm", problem, {"m"}, Params::object(), std::move(operands));
+    product(name, w.quantised() ? "fused_gemm_wna16" : "fused_gemm", std::move(problem), x, w,
+            others);
   }
 
   /// y[m, out] = x[m, in] w^T.
   void linear(const std::string& name, NodeOperand x, const LinearWeight& w, NodeOperand y, int m,
               DType out) {
-    Params problem = {{"m", m},
-                      {"n", w.out_features()},
-                      {"k", w.in_features},
-                      {"dtype", quern::name(dtype_)},
-                      {"out_dtype", quern::name(out)}};
-    if (!w.quantised()) {
-      node(name, "gemm", problem, {"m"}, Params::object(), {x, at(w.weight), y});
-      return;
-    }
+    Params problem = product_problem(w, m);
+    problem["out_dtype"] = quern::name(out);
+    add_codes(problem, w);
+    product(name, w.quantised() ? "gemm_wna16" : "gemm", std::move(problem), x, w, {y});
+  }
+
+  /// What every family of products is told of x[m, in] w^T.
+  Params product_problem(const LinearWeight& w, int m) const {
+    return {
+        {"m", m}, {"n", w.out_features()}, {"k", w.in_features}, {"dtype", quern::name(dtype_)}};
+  }
+  /// What those of codes are told besides.
+  static void add_codes(Params& problem, const LinearWeight& w) {
+    if (!w.quantised()) return;
+    problem["bits"] = w.bits;
+    problem["group_size"] = w.group_size;
+    problem["zero_points"] = w.zero_points;
+  }
+
+  /// A product of x and w, with x gathered as w has its columns; `others` are the operands after w.
+  void product(const std::string& name, const char* family, Params problem, NodeOperand x,
+               const LinearWeight& w, const std::vector<NodeOperand>& others) {
     if (w.reordered) {
+      const int m = problem.at("m").get<int>();
       const NodeOperand gathered = tensor(m * w.in_features);
       Params gather = row_problem("gather_columns", m, w.in_features);
       gather["inputs"] = w.in_features;
@@ -212,13 +221,11 @@ class Builder {
            {x, at(w.order), gathered});
       x = gathered;
     }
-    problem["bits"] = w.bits;
-    problem["group_size"] = w.group_size;
-    problem["zero_points"] = w.zero_points;
-    std::vector<NodeOperand> operands = {x, at(w.weight), at(w.scales)};
+    std::vector<NodeOperand> operands = {x, at(w.weight)};
+    if (w.quantised()) operands.push_back(at(w.scales));
     if (w.zero_points) operands.push_back(at(w.zeros));
-    operands.push_back(y);
-    node(name, "gemm_wna16", problem, {"m"}, Params::object(), std::move(operands));
+    operands.insert(operands.end(), others.begin(), others.end());
+    node(name, family, std::move(problem), {"m"}, Params::object(), std::move(operands));
   }
 
   /// Products of one input, side by side in the columns of y: as one where the weights are one

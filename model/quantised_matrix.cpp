@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cassert>
 #include <numeric>
 
+#include "model/row_interleave.h"
 #include "runtime/base/error.h"
 
 namespace quern {
@@ -15,18 +17,29 @@ constexpr std::int64_t kTaskRows = 16;
 
 std::size_t index(std::int64_t i) { return static_cast<std::size_t>(i); }
 
+/// Where rows of a projection go.
+struct RowPlaces {
+  static constexpr std::int64_t kGroup = kInterleavedRows;
+  std::int64_t first = 0;  // of the matrix
+  bool interleaved = false;
+  std::int64_t operator()(std::int64_t n) const {
+    return first + n + (interleaved ? n / kGroup * kGroup : 0);
+  }
+};
+
 /// Words of outputs [begin, end) of GPTQ, of columns from `column` on, in any order.
 void gather_gptq(const QuantisedLinear& linear, const std::vector<std::int32_t>& order,
-                 std::int64_t begin, std::int64_t end, std::int64_t column, std::uint32_t* out,
-                 std::int64_t stride) {
+                 std::int64_t begin, std::int64_t end, std::int64_t column, RowPlaces to,
+                 std::uint32_t* out, std::int64_t stride) {
   const std::int64_t per_word = linear.codes_per_word();
   const std::uint32_t mask = (1u << linear.bits) - 1;
-  for (std::int64_t n = begin; n < end; ++n) out[n * stride] = 0;
+  for (std::int64_t n = begin; n < end; ++n) out[to(n) * stride] = 0;
   for (std::int64_t i = 0; i < per_word; ++i) {
     const std::int64_t k = order[index(column + i)];
     const std::uint32_t* row = linear.qweight.data() + k / per_word * linear.out_features;
-    const std::int64_t from = k % per_word * linear.bits, to = i * linear.bits;
-    for (std::int64_t n = begin; n < end; ++n) out[n * stride] |= (row[n] >> from & mask) << to;
+    const std::int64_t shift = k % per_word * linear.bits, place = i * linear.bits;
+    for (std::int64_t n = begin; n < end; ++n)
+      out[to(n) * stride] |= (row[n] >> shift & mask) << place;
   }
 }
 
@@ -43,28 +56,28 @@ void transpose_awq(const QuantisedLinear& linear, std::int64_t n, std::int64_t w
   }
 }
 
-/// Rows [begin, end) of a projection to rows of the matrix, from `first_row` on.
-void convert_rows(const QuantisedLinear& linear, std::int64_t begin, std::int64_t end,
-                  std::int64_t first_row, QuantisedMatrix& out) {
+/// Rows [begin, end) of a projection to their places in the matrix.
+void convert_rows(const QuantisedLinear& linear, std::int64_t begin, std::int64_t end, RowPlaces to,
+                  QuantisedMatrix& out) {
   const std::int64_t words = out.words_per_row(), groups = out.num_groups();
   const std::int64_t per_word = linear.codes_per_word();
-  std::uint32_t* codes = out.codes.data() + first_row * words;
+  std::uint32_t* codes = out.codes.data();
   for (std::int64_t w = 0; w < words && !out.codes.empty(); ++w) {
     if (!out.order.empty()) {
-      gather_gptq(linear, out.order, begin, end, w * per_word, codes + w, words);
+      gather_gptq(linear, out.order, begin, end, w * per_word, to, codes + w, words);
     } else if (linear.method == QuantMethod::awq) {
       for (std::int64_t n = begin; n < end; n += 8)
-        transpose_awq(linear, n, w, codes + n * words + w, words);
+        transpose_awq(linear, n, w, codes + to(n) * words + w, words);
     } else {
       const std::uint32_t* row = linear.qweight.data() + w * linear.out_features;
-      for (std::int64_t n = begin; n < end; ++n) codes[n * words + w] = row[n];
+      for (std::int64_t n = begin; n < end; ++n) codes[to(n) * words + w] = row[n];
     }
   }
   for (std::int64_t n = begin; n < end; ++n)
     for (std::int64_t g = 0; g < groups; ++g) {
-      const std::size_t to = index((first_row + n) * groups + g);
-      out.scales[to] = linear.scale(n, g);
-      if (!out.zeros.empty()) out.zeros[to] = static_cast<std::uint8_t>(linear.zero_point(n, g));
+      const std::size_t at = index(to(n) * groups + g);
+      out.scales[at] = linear.scale(n, g);
+      if (!out.zeros.empty()) out.zeros[at] = static_cast<std::uint8_t>(linear.zero_point(n, g));
     }
 }
 
@@ -94,7 +107,10 @@ bool can_join(std::span<const QuantisedLinear* const> parts) {
 }
 
 QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool,
-                     JoinParts what) {
+                     JoinParts what, JoinRows rows) {
+  const bool interleaved = rows == JoinRows::interleaved;
+  assert(!interleaved || (parts.size() == 2 && parts[0]->out_features == parts[1]->out_features &&
+                          parts[0]->out_features % RowPlaces::kGroup == 0));
   const QuantisedLinear& first = *parts.front();
   QuantisedMatrix out;
   out.bits = first.bits;
@@ -103,12 +119,15 @@ QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& 
   out.order = sorted_by_group(first);
   struct Task {
     const QuantisedLinear* linear;
-    std::int64_t begin, first_row;
+    std::int64_t begin;
+    RowPlaces to;
   };
   std::vector<Task> tasks;
+  std::int64_t first_row = 0;
   for (const QuantisedLinear* part : parts) {
     for (std::int64_t begin = 0; begin < part->out_features; begin += kTaskRows)
-      tasks.push_back({part, begin, out.out_features});
+      tasks.push_back({part, begin, {first_row, interleaved}});
+    first_row += interleaved ? RowPlaces::kGroup : part->out_features;
     out.out_features += part->out_features;
   }
   if (what == JoinParts::all) out.codes.resize(index(out.out_features * out.words_per_row()));
@@ -117,7 +136,7 @@ QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& 
   pool.parallel_for(tasks.size(), [&](std::size_t i) {
     const Task& task = tasks[i];
     convert_rows(*task.linear, task.begin,
-                 std::min(task.begin + kTaskRows, task.linear->out_features), task.first_row, out);
+                 std::min(task.begin + kTaskRows, task.linear->out_features), task.to, out);
   });
   return out;
 }

@@ -39,9 +39,13 @@ bool can_join(std::span<const QuantisedLinear* const> parts);
 /// elsewhere.
 enum class JoinParts { all, without_codes };
 
-/// Rows of several projections, which can_join() allows, one after another. Throws InputError as
+/// Rows of several projections one after another; or, of two with a multiple of 8 rows each,
+/// interleaved (model/row_interleave.h).
+enum class JoinRows { in_order, interleaved };
+
+/// Rows of several projections, which can_join() allows, as one matrix. Throws InputError as
 /// sorted_by_group() does.
 QuantisedMatrix join(std::span<const QuantisedLinear* const> parts, ThreadPool& pool,
-                     JoinParts what = JoinParts::all);
+                     JoinParts what = JoinParts::all, JoinRows rows = JoinRows::in_order);
 
 }  // namespace quern

@@ -7,7 +7,7 @@ namespace quern {
 /// with a SwiGLU read (templates/gemm/fusion.cuh).
 constexpr std::size_t kInterleavedRows = 8;
 
-/// A run of elements of one of two matrices.
+/// A run of elements of one of two dense matrices.
 struct InterleavedRun {
   std::size_t matrix = 0;  // 0 or 1
   std::size_t first = 0;   // element of it

@@ -49,19 +49,19 @@ StepFusion served(StepFusion fusion, DType dtype, int num_tokens) {
 std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens) {
   if (num_tokens > kMaxFusedTokens) return {StepFusion{}};
   const auto any = [&](auto property) { return std::ranges::any_of(layout.layers, property); };
+  /// `dense`: whether some product that reads the sum can normalise it.
   const auto kernels = [&](bool dense) {
-    std::vector<NormKernel> out{NormKernel::adds};
-    const bool normalises = can_normalise(dtype, num_tokens);
-    if (dense) out.push_back(NormKernel::alone);
-    if (dense && normalises) out.push_back(NormKernel::none);
+    std::vector<NormKernel> out{NormKernel::adds, NormKernel::alone};
+    if (dense && can_normalise(dtype, num_tokens)) out.push_back(NormKernel::none);
     return out;
   };
   std::vector<StepFusion> out;
   const bool swiglu = any([](const LayerAddresses& l) { return l.gate_up.front().interleaved; });
   for (const NormKernel input_norm :
-       kernels(any([](const LayerAddresses& l) { return !l.down.quantised(); })))
-    for (const NormKernel post_norm :
-         kernels(any([](const LayerAddresses& l) { return !l.o.quantised(); })))
+       kernels(any([](const LayerAddresses& l) { return is_one_dense_matrix(l.qkv); })))
+    for (const NormKernel post_norm : kernels(any([](const LayerAddresses& l) {
+           return is_one_dense_matrix(l.gate_up) && l.gate_up.front().interleaved;
+         })))
       for (const bool with_swiglu : {false, true})
         if (const StepFusion fusion{with_swiglu, post_norm, input_norm};
             (swiglu || !with_swiglu) && served(fusion, dtype, num_tokens) == fusion)

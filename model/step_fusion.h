@@ -13,10 +13,11 @@ namespace quern {
 enum class NormKernel {
   adds,   // adds what the product has stored to the stream and normalises the sum
   alone,  // normalises: the product adds to the stream itself
-  none,   // there is none: the next product normalises what it reads
+  none,   // there is none: the next product, of elements, normalises what it reads
 };
 
-/// Which row kernels of a step are computed by its products instead (family fused_gemm).
+/// Which row kernels of a step are computed by its products instead (families fused_gemm and, for
+/// codes, fused_gemm_wna16). A layer whose weights do not allow it keeps its row kernels.
 struct StepFusion {
   bool swiglu = false;                       // by gate_up
   NormKernel post_norm = NormKernel::adds;   // o to gate_up; none takes swiglu too
@@ -28,12 +29,12 @@ struct StepFusion {
 std::string to_text(const StepFusion& fusion);
 
 /// What `fusion` comes to for steps of so many tokens with elements of `dtype`: what no kernel of
-/// the family serves is left to row kernels.
+/// the families serves is left to row kernels.
 StepFusion served(StepFusion fusion, DType dtype, int num_tokens);
 
-/// The fusions that are worth a measurement for steps of so many tokens, none at all first. Only
-/// products of elements can be fused, and of gate_up only one whose rows are interleaved. From 129
-/// tokens on there is none but the first.
+/// The fusions that are worth a measurement for steps of so many tokens, none at all first. SwiGLU
+/// takes a gate_up whose rows are interleaved, and normalising a product of elements, in one layer
+/// at least. From 129 tokens on there is none but the first.
 std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens);
 
 }  // namespace quern

@@ -66,6 +66,10 @@ std::int64_t LinearWeight::out_features() const {
   return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
 }
 
+bool is_one_dense_matrix(const std::vector<LinearWeight>& parts) {
+  return parts.size() == 1 && !parts[0].quantised();
+}
+
 ModelAddresses weight_layout(const ModelConfig& config, const ModelWeights* weights) {
   ModelAddresses out;
   const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;
@@ -87,7 +91,7 @@ ModelAddresses weight_layout(const ModelConfig& config, const ModelWeights* weig
                         {{"mlp.gate_proj", inner, of(&LayerWeights::gate_proj)},
                          {"mlp.up_proj", inner, of(&LayerWeights::up_proj)}});
     LinearWeight& gate_up = to.gate_up.front();
-    gate_up.interleaved = to.gate_up.size() == 1 && !gate_up.quantised() && inner % kInterleavedRows == 0;
+    gate_up.interleaved = to.gate_up.size() == 1 && inner % kInterleavedRows == 0;
     to.down = one(config, prefix + "mlp.down_proj", hidden, inner, of(&LayerWeights::down_proj));
     out.layers.push_back(std::move(to));
   }

@@ -9,7 +9,7 @@
 namespace quern {
 
 /// The weight of one linear layer in device memory, [out_features, in_features]; or of several that
-/// share their input, one after another.
+/// share their input, one after another unless they are interleaved.
 struct LinearWeight {
   std::vector<std::string> modules;  // "model.layers.0.self_attn.q_proj", ...
   std::vector<std::int64_t> rows;    // of each
@@ -18,7 +18,7 @@ struct LinearWeight {
   std::int64_t group_size = 0;  // inputs that share a scale
   bool zero_points = false;     // otherwise they are 2^(bits - 1)
   bool reordered = false;       // x has to be gathered with `order` before it is multiplied
-  /// Elements whose rows are those of two modules, interleaved (model/row_interleave.h).
+  /// Rows are those of two modules, interleaved (model/row_interleave.h).
   bool interleaved = false;
   // Device addresses.
   std::uint64_t weight = 0;  // elements [out, in]; or codes in the order of templates/gemm_wna16
@@ -38,12 +38,15 @@ struct LayerAddresses {
   std::vector<LinearWeight> qkv;
   LinearWeight o;               // [hidden_size, num_heads head_dim]
   std::uint64_t post_norm = 0;  // [hidden_size]
-  /// One matrix [2 intermediate_size, hidden_size]: of elements, gate and up interleaved where they
-  /// have groups of 8 rows; else gate rows, then up rows. Or two matrices.
+  /// One matrix [2 intermediate_size, hidden_size]: gate and up interleaved where they have groups
+  /// of 8 rows; else gate rows, then up rows. Or two matrices, where they are not stored alike.
   std::vector<LinearWeight> gate_up;
   LinearWeight down;                       // [hidden_size, intermediate_size]
   std::uint64_t k_cache = 0, v_cache = 0;  // [num_pages, num_kv_heads, page_size, head_dim]
 };
+
+/// Whether products of one input are one, of elements.
+bool is_one_dense_matrix(const std::vector<LinearWeight>& parts);
 
 /// Everything that a step reads besides its inputs. Addresses never move while a model is open.
 struct ModelAddresses {

@@ -101,15 +101,17 @@ class RepackFamily final : public Family {
     if (const auto why = reject_reason(problem, config, arch)) throw InputError(*why);
     const std::string run = p.part == "codes" ? "RepackCodes<Problem>::run"
                                               : fmt::format("RepackGroups<Problem>::{}", p.part);
-    return {fmt::format("#include \"gemm_wna16/repack.cuh\"\n\n"
-                        "struct Problem {{\n"
-                        "  static constexpr int n = {}, k = {}, group_size = {}, bits = {};\n"
-                        "  static constexpr auto source = quern::RepackSource::{};\n}};\n"
-                        "extern \"C\" __global__ void __launch_bounds__({})\n"
-                        "wna16_repack(const quern::RepackArgs args) {{\n  quern::{}(args);\n}}\n",
-                        p.n, p.k, p.group_size, bits(p), p.source, kRepackThreads, run),
-            "wna16_repack",
-            {}};
+    return {
+        fmt::format("#include \"gemm_wna16/repack.cuh\"\n\n"
+                    "struct Problem {{\n"
+                    "  static constexpr int n = {}, k = {}, group_size = {}, bits = {};\n"
+                    "  static constexpr auto source = quern::RepackSource::{};\n"
+                    "  static constexpr bool interleaved = {};\n}};\n"
+                    "extern \"C\" __global__ void __launch_bounds__({})\n"
+                    "wna16_repack(const quern::RepackArgs args) {{\n  quern::{}(args);\n}}\n",
+                    p.n, p.k, p.group_size, bits(p), p.source, p.interleaved, kRepackThreads, run),
+        "wna16_repack",
+        {}};
   }
   LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const override {
     const Problem p = problem_from(problem);
@@ -128,20 +130,22 @@ class RepackFamily final : public Family {
     const Problem p = problem_from(problem);
     using Role = OperandSpec::Role;
     const std::int64_t n = p.n, k = p.k, groups = k / p.group_size;
+    const std::int64_t rows = p.interleaved ? n / 2 : n;  // of a matrix
     OperandSpec in{"in", DType::i32, {}, Role::in, 1.0, {}};
     OperandSpec out{"out", DType::u8, {n / 16, groups, 8, 2}, Role::out, 1.0, {}};
     if (p.part == "codes") {
-      if (p.source == "awq") in.shape = {k, n / 8};
-      if (is_gptq(p)) in.shape = {k / 8, n};
-      if (p.source == "packed") in.shape = {n, k / 8};
-      if (p.source == "int8") in.shape = {n, k}, in.dtype = DType::i8;
+      if (p.source == "awq") in.shape = {k, rows / 8};
+      if (is_gptq(p)) in.shape = {k / 8, rows};
+      if (p.source == "packed") in.shape = {rows, k / 8};
+      if (p.source == "int8") in.shape = {rows, k}, in.dtype = DType::i8;
       out.shape = {n / 16, k / wna16_unit_columns(bits(p)), kWna16UnitBytes};
     } else if (p.part == "scales") {
       in.dtype = out.dtype = DType::f16;
-      in.shape = {by_row(p) ? n : groups, by_row(p) ? groups : n};
+      in.shape = {by_row(p) ? rows : groups, by_row(p) ? groups : rows};
     } else {
-      in.shape = {groups, n / 8};
+      in.shape = {groups, rows / 8};
     }
+    if (p.interleaved) in.shape.insert(in.shape.begin(), 2);
     if (!p.act_order) return {in, out};
     OperandSpec order{"order", DType::i32, {k}, Role::in, 1.0, {}};
     // A permutation that sends neighbours far away: an odd stride and a k that it does not divide.
@@ -176,17 +180,22 @@ class RepackFamily final : public Family {
     out.data.assign(out.spec.size_bytes(), std::byte{0});
     const auto n = static_cast<std::size_t>(p.n), k = static_cast<std::size_t>(p.k);
     const std::size_t groups = k / static_cast<std::size_t>(p.group_size);
+    const std::size_t rows = p.interleaved ? n / 2 : n;              // of a matrix
     constexpr std::size_t kAwqNibble[8] = {0, 4, 1, 5, 2, 6, 3, 7};  // of a row
     for (std::size_t row = 0; row < n; ++row) {
       const std::size_t awq = kAwqNibble[row % 8];
+      const std::size_t matrix = p.interleaved ? row / 8 % 2 : 0;
+      const std::size_t in_row = p.interleaved ? row / 16 * 8 + row % 8 : row;  // of its matrix
       if (p.part != "codes") {
         for (std::size_t group = 0; group < groups; ++group) {
           const std::size_t to = (row / 16 * groups + group) * 16 + row % 8 * 2 + row % 16 / 8;
           if (p.part == "scales") {
-            const std::size_t from = by_row(p) ? row * groups + group : group * n + row;
+            const std::size_t from = matrix * rows * groups +
+                                     (by_row(p) ? in_row * groups + group : group * rows + in_row);
             std::memcpy(out.data.data() + to * 2, in.data.data() + from * 2, 2);
           } else {
-            const auto word = at<std::uint32_t>(in, group * (n / 8) + row / 8);
+            const auto word =
+                at<std::uint32_t>(in, (matrix * groups + group) * (rows / 8) + in_row / 8);
             const std::size_t nibble = p.source == "awq" ? awq : row % 8;
             const unsigned zero = (word >> (4 * nibble) & 15u) + (p.source == "gptq" ? 1u : 0u);
             out.data[to] = static_cast<std::byte>(zero);
@@ -199,13 +208,17 @@ class RepackFamily final : public Family {
             p.act_order ? static_cast<std::size_t>(at<std::int32_t>(operands[1], c)) : c;
         unsigned code = 0;
         if (p.source == "awq")
-          code = at<std::uint32_t>(in, from * (n / 8) + row / 8) >> (4 * awq) & 15u;
+          code = at<std::uint32_t>(in, (matrix * k + from) * (rows / 8) + in_row / 8) >> (4 * awq) &
+                 15u;
         else if (is_gptq(p))
-          code = at<std::uint32_t>(in, from / 8 * n + row) >> (4 * (from % 8)) & 15u;
+          code = at<std::uint32_t>(in, (matrix * (k / 8) + from / 8) * rows + in_row) >>
+                     (4 * (from % 8)) &
+                 15u;
         else if (p.source == "packed")
-          code = at<std::uint32_t>(in, (row * k + c) / 8) >> (4 * (c % 8)) & 15u;
+          code =
+              at<std::uint32_t>(in, ((matrix * rows + in_row) * k + c) / 8) >> (4 * (c % 8)) & 15u;
         else
-          code = static_cast<unsigned>(at<std::int8_t>(in, row * k + c) + 128);
+          code = static_cast<unsigned>(at<std::int8_t>(in, (matrix * rows + in_row) * k + c) + 128);
         const auto unit_columns = static_cast<std::size_t>(wna16_unit_columns(bits(p)));
         const std::size_t unit = row / 16 * (k / unit_columns) + c / unit_columns;
         const std::size_t step = c % unit_columns / 16, lane = row % 8 * 4 + c % 8 / 2;

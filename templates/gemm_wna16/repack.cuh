@@ -13,6 +13,10 @@
 // With an order, which GPTQ's act-order calls for, columns come sorted by group; the caller
 // permutes x alike.
 //
+// Interleaved, the input holds two matrices of n / 2 rows, each as above, one after another, and
+// the result 8 rows of each in turn, which is what products with SwiGLU read (gemm/fusion.cuh): its
+// row r is row r / 16 * 8 + r % 8 of matrix r / 8 % 2. Words of AWQ hold 8 rows, so those of one.
+//
 // A block turns 64 columns of 256 rows: it reads whole lines, leaves a byte a code in shared
 // memory, and each warp writes whole units.
 #pragma once
@@ -28,8 +32,27 @@ enum class RepackSource { awq, gptq, gptq_v2, packed, int8 };
 /// The row, of eight, that nibble i of an AWQ word belongs to.
 __device__ __forceinline__ int awq_row(int i) { return i < 4 ? 2 * i : 2 * i - 7; }
 
+/// Where the input has the rows of the result.
+template <class Problem>
+struct RepackRows {
+  static constexpr bool kInterleaved = Problem::interleaved;
+  static constexpr int kRows = kInterleaved ? Problem::n / 2 : Problem::n;  // of a matrix
+
+  static __device__ __forceinline__ int matrix(int r) { return kInterleaved ? r / 8 % 2 : 0; }
+  /// Within its matrix.
+  static __device__ __forceinline__ int row(int r) { return kInterleaved ? r / 16 * 8 + r % 8 : r; }
+  /// Counted through both, as matters where a matrix is row after row.
+  static __device__ __forceinline__ int through(int r) { return matrix(r) * kRows + row(r); }
+  /// The element of line `l`, of a matrix's `lines`, with row r: lines have all rows side by side,
+  /// `per_element` to an element.
+  static __device__ __forceinline__ i64 side_by_side(int r, int l, int lines, int per_element) {
+    return (static_cast<i64>(matrix(r)) * lines + l) * (kRows / per_element) + row(r) / per_element;
+  }
+};
+
 template <class Problem>
 struct RepackCodes {
+  using Rows = RepackRows<Problem>;
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
   static constexpr RepackSource kSource = Problem::source;
   static constexpr int kStride = kRepackRows + 8;  // of a column's codes in shared memory
@@ -45,7 +68,7 @@ struct RepackCodes {
       for (int i = thread; i < kRepackColumns * kRepackRows / 8; i += kRepackThreads) {
         const int c = i / (kRepackRows / 8), r = i % (kRepackRows / 8) * 8;
         if (r >= rows) continue;
-        const u32 word = in[static_cast<i64>(source_column(c)) * (kN / 8) + (n0 + r) / 8];
+        const u32 word = in[Rows::side_by_side(n0 + r, source_column(c), kK, 8)];
 #pragma unroll
         for (int j = 0; j < 8; ++j)
           codes[c * kStride + r + awq_row(j)] = static_cast<u8>(word >> (4 * j) & 15);
@@ -56,14 +79,14 @@ struct RepackCodes {
           const int c = i / kRepackRows, r = i % kRepackRows;
           if (r >= rows) continue;
           const int from = source_column(c);
-          codes[c * kStride + r] =
-              static_cast<u8>(in[static_cast<i64>(from / 8) * kN + n0 + r] >> (from % 8 * 4) & 15);
+          const u32 word = in[Rows::side_by_side(n0 + r, from / 8, kK / 8, 1)];
+          codes[c * kStride + r] = static_cast<u8>(word >> (from % 8 * 4) & 15);
         }
       } else {
         for (int i = thread; i < kRepackColumns / 8 * kRepackRows; i += kRepackThreads) {
           const int c = i / kRepackRows * 8, r = i % kRepackRows;
           if (r >= rows) continue;
-          const u32 word = in[static_cast<i64>((k0 + c) / 8) * kN + n0 + r];
+          const u32 word = in[Rows::side_by_side(n0 + r, (k0 + c) / 8, kK / 8, 1)];
 #pragma unroll
           for (int j = 0; j < 8; ++j)
             codes[(c + j) * kStride + r] = static_cast<u8>(word >> (4 * j) & 15);
@@ -74,7 +97,7 @@ struct RepackCodes {
       for (int i = thread; i < kWords * kRepackRows; i += kRepackThreads) {
         const int r = i / kWords, c = i % kWords * kPerWord;
         if (r >= rows) continue;
-        u32 word = in[(static_cast<i64>(n0 + r) * kK + k0 + c) / kPerWord];
+        u32 word = in[(static_cast<i64>(Rows::through(n0 + r)) * kK + k0 + c) / kPerWord];
         if constexpr (kBits == 8) word ^= 0x80808080u;  // + 128
 #pragma unroll
         for (int j = 0; j < kPerWord; ++j)
@@ -121,12 +144,14 @@ struct RepackCodes {
 /// Scales (16-bit elements) or zero points: a thread an element of the result.
 template <class Problem>
 struct RepackGroups {
+  using Rows = RepackRows<Problem>;
   static constexpr int kN = Problem::n, kGroups = Problem::k / Problem::group_size;
   static constexpr RepackSource kSource = Problem::source;
   static constexpr bool kByRow = kSource == RepackSource::packed || kSource == RepackSource::int8;
 
   static __device__ __forceinline__ bool place(int& row, int& group, i64& to) {
-    // Neighbours in the checkpoint are neighbours among the threads.
+    // Neighbours in the checkpoint are neighbours among the threads; eight by eight, of interleaved
+    // rows that lie side by side.
     const i64 i = static_cast<i64>(blockIdx.x) * kRepackThreads + threadIdx.x;
     if (i >= static_cast<i64>(kN) * kGroups) return false;
     row = static_cast<int>(kByRow ? i / kGroups : i % kN);
@@ -138,15 +163,15 @@ struct RepackGroups {
     int row, group;
     i64 to;
     if (!place(row, group, to)) return;
-    const i64 from =
-        kByRow ? static_cast<i64>(row) * kGroups + group : static_cast<i64>(group) * kN + row;
+    const i64 from = kByRow ? static_cast<i64>(Rows::through(row)) * kGroups + group
+                            : Rows::side_by_side(row, group, kGroups, 1);
     static_cast<u16*>(args.out)[to] = static_cast<const u16*>(args.in)[from];
   }
   static __device__ __forceinline__ void zeros(const RepackArgs& args) {
     int row, group;
     i64 to;
     if (!place(row, group, to)) return;
-    const u32 word = static_cast<const u32*>(args.in)[static_cast<i64>(group) * (kN / 8) + row / 8];
+    const u32 word = static_cast<const u32*>(args.in)[Rows::side_by_side(row, group, kGroups, 8)];
     const int r = row % 8;
     const int nibble = kSource == RepackSource::awq ? r / 2 + r % 2 * 4 : r;
     static_cast<u8*>(args.out)[to] =

@@ -16,6 +16,7 @@ struct Wna16RepackProblem {
   int n = 16, k = 64;
   int group_size = 64;     // as in GemmWna16Problem
   bool act_order = false;  // codes: operand `order` says which row of the checkpoint a column is
+  bool interleaved = false;  // `in` is two matrices of n / 2 rows: repack.cuh says where they go
 
   static constexpr auto fields() {
     using P = Wna16RepackProblem;
@@ -24,7 +25,8 @@ struct Wna16RepackProblem {
                       std::pair{"n", &P::n},
                       std::pair{"k", &P::k},
                       std::pair{"group_size", &P::group_size},
-                      std::pair{"act_order", &P::act_order}};
+                      std::pair{"act_order", &P::act_order},
+                      std::pair{"interleaved", &P::interleaved}};
   }
 };
 

@@ -4,7 +4,8 @@
 namespace quern {
 
 struct RepackArgs {
-  const void* in;  // codes, scales or zero points as the checkpoint has them
+  const void* in;  // codes, scales or zero points as the checkpoint has them: of one matrix, or of
+                   // two that are to be interleaved, one after another
   const int*
       order;  // [k]; column c of the result is row order[c] of the checkpoint; null: as it is
   void* out;  // kernel order (gemm_wna16_args.h)

@@ -95,10 +95,12 @@ TEST_CASE("checkpoints of every source are repacked as loops on the CPU do it") 
   for (const char* source : {"awq", "gptq", "gptq_v2", "packed", "int8"})
     for (const char* part : {"codes", "scales", "zeros"})
       for (const bool act_order : {false, true})
-        for (const auto& [n, k] : {std::pair{16, 64}, {272, 320}, {1024, 128}}) {
-          Wna16RepackProblem p;
-          p.source = source, p.part = part, p.act_order = act_order, p.n = n, p.k = k;
-          if (!family->unsupported(to_params(p), gpu.arch()))
-            check_family(gpu, *family, to_params(p));
-        }
+        for (const bool interleaved : {false, true})
+          for (const auto& [n, k] : {std::pair{16, 64}, {272, 320}, {1024, 128}}) {
+            Wna16RepackProblem p;
+            p.source = source, p.part = part, p.act_order = act_order, p.n = n, p.k = k;
+            p.interleaved = interleaved;
+            if (!family->unsupported(to_params(p), gpu.arch()))
+              check_family(gpu, *family, to_params(p));
+          }
 }

@@ -79,16 +79,14 @@ TEST_CASE("golden models whichever way row kernels are fused into products") {
   QUERN_SKIP_IF(!test::gpu_available(), driver_problem());
   const auto shared = test::shared_folder();
   QUERN_SKIP_IF(!shared, "no shared folder");
-  for (const char* name : {"llama3-gqa", "llama32-tied", "mistral-sliding-window", "llama3-awq"}) {
+  for (const char* name :
+       {"llama3-gqa", "llama32-tied", "mistral-sliding-window", "llama3-awq", "llama3-gptq"}) {
     const auto folder = *shared / "golden" / name;
     const test::Expected expected = test::load_expected(folder / "expected.safetensors");
     const auto vocab = expected.logits.size() / expected.input_ids.size();
     const std::size_t singly = std::min<std::size_t>(24, expected.input_ids.size());
-    for (const StepFusion& fusion :
-         {StepFusion{}, StepFusion{true, NormKernel::adds, NormKernel::adds},
-          StepFusion{false, NormKernel::alone, NormKernel::none},
-          StepFusion{true, NormKernel::none, NormKernel::alone},
-          StepFusion{true, NormKernel::none, NormKernel::none}}) {
+    const ModelConfig config = load_config(folder);
+    for (const StepFusion& fusion : step_fusions(gpu_dtype(config), weight_layout(config), 1)) {
       CAPTURE(name);
       CAPTURE(to_text(fusion));
       GpuBackend backend = open(folder, {.fusion = fusion});

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
@@ -180,6 +181,8 @@ TEST_CASE("row kernels are left to the products that fusion names, where weights
       const bool row = node.family == "row", fused = node.family == "fused_gemm";
       out += node.name.substr(prefix.size());
       if (row) out += fmt::format("={}", node.problem.at("kernel").get<std::string>());
+      if (node.family == "fused_gemm_wna16")
+        out += fmt::format("=codes+{}", node.problem.at("epilogue").get<std::string>());
       if (fused)
         out += fmt::format("={}{}{}", node.problem.at("prologue").get<std::string>(),
                            node.problem.at("prologue") == "" ? "" : "+",
@@ -218,27 +221,113 @@ TEST_CASE("row kernels are left to the products that fusion names, where weights
   CHECK_EQ(nodes(all, DType::bf16, 1, 1),
            "qkv=rmsnorm+cast rope_append attention o=add post_norm=residual_rmsnorm gate_up "
            "silu_mul=silu_mul down=add ");
-  // Products of codes are not fused: here all but down.
+  // Products of codes compute what follows them, but normalise nothing.
   config = quantised_configs()[0];
-  config.quantization->modules_to_not_convert = {"mlp.down_proj"};
+  const char* const of_codes =
+      "input_norm=residual_rmsnorm qkv rope_append attention o=codes+add "
+      "post_norm=residual_rmsnorm gate_up=codes+swiglu down=codes+add ";
+  CHECK_EQ(nodes({}, DType::bf16, 1, 1),
+           "input_norm=add_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm gate_up "
+           "silu_mul=silu_mul_interleaved down ");
+  CHECK_EQ(nodes(swiglu, DType::bf16, 1, 1),
+           "input_norm=add_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm "
+           "gate_up=codes+swiglu down ");
+  CHECK_EQ(nodes(adding, DType::bf16, 1, 1),
+           "input_norm=residual_rmsnorm qkv rope_append attention o=codes+add "
+           "post_norm=residual_rmsnorm gate_up silu_mul=silu_mul_interleaved down=codes+add ");
+  CHECK_EQ(nodes(all, DType::bf16, 1, 1), of_codes);
+  CHECK_EQ(nodes(all, DType::f16, 64, 1), of_codes);
+  // Their columns are gathered first, and a gate_up of two matrices is left alone.
+  config = quantised_configs()[1];
   CHECK_EQ(nodes(all, DType::bf16, 1, 1),
-           "input_norm=residual_rmsnorm qkv rope_append attention o post_norm=add_rmsnorm gate_up "
-           "silu_mul=silu_mul down=add ");
-  CHECK_EQ(step_fusions(DType::bf16, addresses(config), 1).size(), 3);
-  config.quantization->modules_to_not_convert.clear();
-  CHECK_EQ(step_fusions(DType::bf16, addresses(config), 1), std::vector<StepFusion>{{}});
+           "input_norm=residual_rmsnorm qkv.gather=gather_columns qkv rope_append attention "
+           "o.gather=gather_columns o=codes+add post_norm=residual_rmsnorm "
+           "gate_up.gather=gather_columns gate_up=codes+swiglu down.gather=gather_columns "
+           "down=codes+add ");
+  config = quantised_configs()[2];
+  CHECK_EQ(nodes(all, DType::bf16, 1, 1),
+           "input_norm=residual_rmsnorm qkv.0 qkv.1 qkv.2 qkv.concatenate=concatenate_columns "
+           "rope_append attention o=codes+add post_norm=residual_rmsnorm gate_up.0 gate_up.1 "
+           "gate_up.concatenate=concatenate_columns silu_mul=silu_mul down=codes+add ");
+  // Codes and elements in turn: whichever product comes next says whether its input is normalised
+  // by a kernel.
+  config = quantised_configs()[0];
+  config.quantization->modules_to_not_convert = {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+  CHECK_EQ(nodes(all, DType::bf16, 1, 1),
+           "input_norm=residual_rmsnorm qkv rope_append attention o=codes+add "
+           "gate_up=rmsnorm+swiglu down=add ");
+  config.quantization->modules_to_not_convert = {"self_attn", "layers.2"};
+  CHECK_EQ(nodes(all, DType::bf16, 1, 0),
+           "qkv=rmsnorm+cast rope_append attention o=add post_norm=residual_rmsnorm "
+           "gate_up=codes+swiglu down=codes+add ");
+  CHECK_EQ(nodes(all, DType::bf16, 1, 2), fewest);
+}
+
+TEST_CASE("products of codes are told of the codes and the expression") {
+  ModelConfig config = quantised_configs()[0];
+  const ModelAddresses model = addresses(config);
+  const ForwardPlan plan = plan_forward(config, DType::f16, model, decode_shape(3), {},
+                                        {true, NormKernel::alone, NormKernel::alone});
+  const auto fused = [&](const std::string& name) -> const Node& {
+    const auto found = std::ranges::find(plan.nodes, name, &Node::name);
+    REQUIRE(found != plan.nodes.end());
+    REQUIRE_EQ(found->family, "fused_gemm_wna16");
+    return *found;
+  };
+  const Node& gate_up = fused("layers.1.gate_up");
+  CHECK_EQ(to_text(gate_up.problem),
+           "m=3 n=384 k=64 dtype=f16 bits=4 group_size=32 zero_points=true epilogue=swiglu Y=f16");
+  CHECK_EQ(gate_up.operands.size(), 5);  // x, codes, scales, zeros, y
+  const Node& down = fused("layers.1.down");
+  CHECK_EQ(to_text(down.problem),
+           "m=3 n=64 k=192 dtype=f16 bits=4 group_size=32 zero_points=true epilogue=add R=f32");
+  CHECK_EQ(down.operands.size(), 5);
+  CHECK_EQ(down.operands[0].tensor, gate_up.operands[4].tensor);
+  // The residual stream, which o has added to in place.
+  CHECK_EQ(down.operands[4].tensor, fused("layers.1.o").operands[4].tensor);
+}
+
+TEST_CASE("fusions that are measured are those that some layer's weights allow") {
+  const auto fusions = [](const ModelConfig& config, DType dtype, int tokens) {
+    return step_fusions(dtype, addresses(config), tokens);
+  };
+  ModelConfig dense = small_config();
+  dense.intermediate_size = 176;
+  CHECK_EQ(fusions(dense, DType::bf16, 1).size(), 15);  // 18 less gate_up normalising alone
+  CHECK_EQ(fusions(dense, DType::f16, 1).size(), 8);
+  CHECK_EQ(fusions(dense, DType::bf16, 129), std::vector<StepFusion>{{}});
+  // Codes: SwiGLU and either addition, or not.
+  ModelConfig codes = quantised_configs()[0];
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const int tokens : {1, 5, 128}) {
+      const auto all = fusions(codes, dtype, tokens);
+      CHECK_EQ(all.size(), 8);
+      CHECK_EQ(all.front(), StepFusion{});
+      CHECK(std::ranges::none_of(all, [](const StepFusion& fusion) {
+        return fusion.post_norm == NormKernel::none || fusion.input_norm == NormKernel::none;
+      }));
+    }
+  CHECK_EQ(fusions(codes, DType::bf16, 129), std::vector<StepFusion>{{}});
+  CHECK_EQ(fusions(quantised_configs()[2], DType::bf16, 1).size(), 4);  // no SwiGLU
+  // One layer of elements is enough to normalise, by that product alone that is of elements.
+  codes.quantization->modules_to_not_convert = {"layers.1.self_attn"};
+  CHECK_EQ(fusions(codes, DType::bf16, 1).size(), 12);
+  codes.quantization->modules_to_not_convert = {"layers.1"};
+  CHECK_EQ(fusions(codes, DType::bf16, 1).size(), 15);
 }
 
 TEST_CASE("fusing takes no more memory") {
-  const ModelConfig config = small_config();
-  const ModelAddresses model = addresses(config);
-  for (const int tokens : {1, 300}) {
-    const auto bytes = [&](const StepFusion& fusion) {
-      return plan_forward(config, DType::bf16, model, prefill_shape(tokens), {}, fusion)
-          .activations.total_bytes();
-    };
-    for (const StepFusion& fusion : step_fusions(DType::bf16, model, 1))
-      CHECK_LE(bytes(served(fusion, DType::bf16, tokens)), bytes({}));
+  for (const ModelConfig& config :
+       {small_config(), quantised_configs()[0], quantised_configs()[1]}) {
+    const ModelAddresses model = addresses(config);
+    for (const int tokens : {1, 300}) {
+      const auto bytes = [&](const StepFusion& fusion) {
+        return plan_forward(config, DType::bf16, model, prefill_shape(tokens), {}, fusion)
+            .activations.total_bytes();
+      };
+      for (const StepFusion& fusion : step_fusions(DType::bf16, model, 1))
+        CHECK_LE(bytes(served(fusion, DType::bf16, tokens)), bytes({}));
+    }
   }
 }
 

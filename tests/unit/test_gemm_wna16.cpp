@@ -227,21 +227,26 @@ TEST_CASE("repacking keeps the rules of a family and compiles") {
   const auto repack = make_wna16_repack_family();
   const Arch arch = parse_arch("sm_90a");
   for (const char* source : {"awq", "gptq", "gptq_v2", "packed", "int8"})
-    for (const char* part : {"codes", "scales", "zeros"}) {
+    for (const char* part : {"codes", "scales", "zeros"})
+      for (const bool interleaved : {false, true}) {
+        Wna16RepackProblem p;
+        p.source = source, p.part = part, p.n = 272, p.k = 320, p.interleaved = interleaved;
+        if (repack->unsupported(to_params(p), arch)) continue;
+        test::check_family_rules(*repack, to_params(p));
+      }
+  for (const char* part : {"codes", "zeros"})
+    for (const bool interleaved : {false, true}) {
       Wna16RepackProblem p;
-      p.source = source, p.part = part, p.n = 272, p.k = 320;
-      if (repack->unsupported(to_params(p), arch)) continue;
-      test::check_family_rules(*repack, to_params(p));
+      p.part = part, p.interleaved = interleaved;
+      test::check_family_compiles(*repack, to_params(p), 0);
     }
-  for (const char* part : {"codes", "zeros"}) {
-    Wna16RepackProblem p;
-    p.part = part;
-    test::check_family_compiles(*repack, to_params(p), 0);
-  }
   test::check_family_refuses_nonsense(*repack, to_params(Wna16RepackProblem{}));
   Wna16RepackProblem p;
   p.part = "zeros", p.source = "int8";
   CHECK(mentions(repack->unsupported(to_params(p), arch), "no zero points"));
   p.part = "bytes";
   CHECK(mentions(repack->unsupported(to_params(p), arch), "not 'bytes'"));
+  // Two matrices whose rows make no groups of 8.
+  p.part = "codes", p.n = 24, p.interleaved = true;
+  CHECK(mentions(repack->unsupported(to_params(p), arch), "not a multiple of 16"));
 }

@@ -99,6 +99,42 @@ TEST_CASE("matrices of one form mean what the checkpoints mean") {
   }
 }
 
+TEST_CASE("interleaved rows are those of the parts, 8 of each in turn") {
+  ThreadPool pool(3);
+  std::vector<Quantization> all(1);  // AWQ
+  for (const int bits : {4, 8})
+    for (const bool act_order : {false, true}) {
+      all.emplace_back().method = QuantMethod::gptq;
+      all.back().bits = bits;
+      all.back().act_order = act_order;
+      all.back().group_size = 32;
+    }
+  for (const Quantization& quantization : all) {
+    CAPTURE(quantization.text());
+    const Projections projections({40, 40}, 256, quantization);
+    const auto parts = projections.pointers();
+    const QuantisedMatrix in_order = join(parts, pool);
+    for (const JoinParts what : {JoinParts::all, JoinParts::without_codes}) {
+      const QuantisedMatrix matrix = join(parts, pool, what, JoinRows::interleaved);
+      CHECK_EQ(matrix.out_features, 80);
+      CHECK_EQ(matrix.order, in_order.order);
+      CHECK_EQ(matrix.codes.empty(), what == JoinParts::without_codes);
+      const auto rows = [](const auto& values, std::int64_t row) {
+        const std::size_t per_row = values.size() / 80, first = static_cast<std::size_t>(row);
+        return std::span(values).subspan(first * per_row, per_row);
+      };
+      for (std::int64_t part = 0; part < 2; ++part)
+        for (std::int64_t r = 0; r < 40; ++r) {
+          const std::int64_t to = r / 8 * 16 + part * 8 + r % 8, from = part * 40 + r;
+          if (!matrix.codes.empty())
+            CHECK(std::ranges::equal(rows(matrix.codes, to), rows(in_order.codes, from)));
+          CHECK(std::ranges::equal(rows(matrix.scales, to), rows(in_order.scales, from)));
+          CHECK(std::ranges::equal(rows(matrix.zeros, to), rows(in_order.zeros, from)));
+        }
+    }
+  }
+}
+
 TEST_CASE("projections with different groups cannot be one matrix") {
   Quantization gptq;
   gptq.method = QuantMethod::gptq;
