@@ -1,5 +1,7 @@
 #include "templates/common/tunables.h"
 
+#include <cmath>
+
 namespace quern {
 
 std::optional<std::string> bad_extents(int m, int n, int k) {
@@ -33,6 +35,12 @@ std::optional<std::string> too_many_registers(int registers, int threads, const 
   if (registers > available)
     return fmt::format("needs about {} registers a thread, {} are available", registers, available);
   return std::nullopt;
+}
+
+std::optional<std::string> complete_rounds(double clusters, int blocks, const Arch& arch) {
+  const double rounds = clusters / clusters_at_once(blocks, arch);
+  if (rounds >= 1 && std::ceil(rounds) >= 1.03 * rounds) return std::nullopt;
+  return fmt::format("{:.2f} rounds of tiles need not be divided along k", rounds);
 }
 
 }  // namespace quern

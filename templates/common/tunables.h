@@ -28,6 +28,11 @@ inline std::size_t split_workspace_bytes(std::int64_t tiles, int split_k, std::i
   return split_k <= 1 ? 0 : kCounterBytes + static_cast<std::size_t>(tiles * split_k * sums) * 4;
 }
 
+/// What `blocks` need of it that leave so many fp32 sums each (common/stream_k.cuh).
+inline std::size_t stream_workspace_bytes(std::int64_t blocks, std::int64_t sums) {
+  return kCounterBytes + static_cast<std::size_t>(blocks * sums) * 4;
+}
+
 /// Why m, n or k of a product cannot be, or nothing.
 std::optional<std::string> bad_extents(int m, int n, int k);
 
@@ -35,6 +40,10 @@ std::optional<std::string> bad_extents(int m, int n, int k);
 /// belong to one part of the GPU, and not every part is a multiple of four or eight of them: an
 /// H200 (132 SMs, in parts of 16 and 18) holds 30 clusters of four and 15 of eight.
 int clusters_at_once(int blocks, const Arch& arch);
+
+/// Why tiles of so many clusters of `blocks` are not worth dividing among all (stream_k), or
+/// nothing: they fill less than a round, or the last round well enough.
+std::optional<std::string> complete_rounds(double clusters, int blocks, const Arch& arch);
 
 /// The values that an integer tunable may take; 0 is that of a kernel that lacks it.
 template <class Config>

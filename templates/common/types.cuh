@@ -88,6 +88,16 @@ __device__ __forceinline__ u32 multiply_bf16x2(u32 a, u32 b) {
   return y;
 }
 
+/// A where `first`, else B.
+template <bool first, class A, class B>
+struct ChooseType {
+  using Type = A;
+};
+template <class A, class B>
+struct ChooseType<false, A, B> {
+  using Type = B;
+};
+
 constexpr int kWarp = 32;
 __host__ __device__ constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 __host__ __device__ constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }

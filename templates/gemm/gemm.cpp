@@ -29,6 +29,7 @@ const std::vector<IntTunable<GemmConfig>>& tunables() {
       {"stages", &C::stages, {0, 1, 2, 3, 4, 5, 6, 7, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4, 6, 8}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8, 16}},
+      {"stream_k", &C::stream_k, {0, 1}, true},
       {"group_m", &C::group_m, {0, 1, 4, 8, 16}},
       {"cluster", &C::cluster, {0, 1, 2}},
       {"cluster_k", &C::cluster_k, {0, 1, 2, 4}},
@@ -154,8 +155,8 @@ std::optional<std::string> reject_reason(const GemmProblem& p, const GemmConfig&
   if (c.kernel == "gemv") return reject_gemv(p, c, arch);
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
-    if (auto why = outside_space(c, {"tile_m", "tile_n", "tile_k", "stages", "split_k", "group_m",
-                                     "cluster", "cluster_k"}))
+    if (auto why = outside_space(c, {"tile_m", "tile_n", "tile_k", "stages", "split_k", "stream_k",
+                                     "group_m", "cluster", "cluster_k"}))
       return why;
     return reject_wgmma(p, c, arch);
   }

@@ -40,6 +40,7 @@ struct GemmConfig {
   bool async_copy = false;     // gemv: the ring lies in shared memory, else in registers
   int blocks_per_sm = 0;       // gemv: resident blocks
   int split_k = 0;             // mma, wgmma: blocks that share an output tile
+  int stream_k = 0;            // wgmma: 1: all blocks share what would be an incomplete last round
   int group_m = 0;             // mma, wgmma: tiles along m that are visited together
   int cluster = 0;             // wgmma: blocks that share tiles of w
   int cluster_k = 0;           // wgmma: blocks of a cluster that share an output tile
@@ -55,7 +56,8 @@ struct GemmConfig {
         std::pair{"warps_k", &C::warps_k},       std::pair{"rows_per_warp", &C::rows_per_warp},
         std::pair{"unroll", &C::unroll},         std::pair{"stages", &C::stages},
         std::pair{"async_copy", &C::async_copy}, std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k},       std::pair{"group_m", &C::group_m},
+        std::pair{"split_k", &C::split_k},       std::pair{"stream_k", &C::stream_k},
+        std::pair{"group_m", &C::group_m},
         std::pair{"cluster", &C::cluster},       std::pair{"cluster_k", &C::cluster_k},
         std::pair{"pingpong", &C::pingpong},     std::pair{"algorithm", &C::algorithm}};
   }

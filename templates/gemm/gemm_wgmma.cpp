@@ -15,7 +15,8 @@ namespace quern {
 namespace {
 
 constexpr int kThreads = 384;  // two warpgroups that multiply, one that copies
-constexpr int kMaxSums = 192;  // of a thread: accumulators; its registers are 232
+/// Accumulators of a thread, whose registers are 232; fewer where others' sums are added to them.
+constexpr int kMaxSums = 192, kMaxStreamedSums = 160, kMaxPingpongStreamedSums = 128;
 
 int smem_bytes(const GemmConfig& c) {
   return wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages, c.cluster_k);
@@ -45,12 +46,17 @@ std::optional<std::string> reject_wgmma(const GemmProblem& p, const GemmConfig& 
   const int rows = rows_of_group(c);
   if (rows < 64 || rows % 64 != 0)
     return fmt::format("tile_m = {} is not 64 rows for each warpgroup", c.tile_m);
-  if (rows / 64 * c.tile_n / 2 > kMaxSums)
-    return fmt::format("{} sums of a thread are more than {}", rows / 64 * c.tile_n / 2, kMaxSums);
+  const int sums = rows / 64 * c.tile_n / 2;
+  const int most = c.stream_k == 0 ? kMaxSums
+                   : c.pingpong    ? kMaxPingpongStreamedSums
+                                   : kMaxStreamedSums;
+  if (sums > most) return fmt::format("{} sums of a thread are more than {}", sums, most);
   if (c.tile_n % (8 * c.cluster) != 0)
     return fmt::format("a cluster of {} does not share {} rows of w in groups of 8", c.cluster,
                        c.tile_n);
   if (c.pingpong && c.split_k > 1) return "pingpong does not split k";
+  if (c.stream_k > 0 && shares_of_k(c) > 1)
+    return "blocks that share all tiles evenly share the k of none in another way";
   if (c.cluster_k > 1 && (c.split_k > 1 || c.cluster > 1))
     return "blocks share the k of a tile in one way, and w with no others";
   if (c.tile_n % (16 * c.cluster_k) != 0)
@@ -82,7 +88,9 @@ LaunchPlan plan_wgmma(const GemmProblem& p, const GemmConfig& c, const Arch& arc
   plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(c));
   plan.pdl = true;
-  plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
+  const int sums = c.tile_m * c.tile_n;
+  plan.workspace_bytes = c.stream_k > 0 ? stream_workspace_bytes(plan.grid[0], sums)
+                                        : split_workspace_bytes(tiles(p, c), c.split_k, sums);
   return plan;
 }
 
@@ -108,7 +116,7 @@ void add_wgmma(const GemmProblem& p, std::vector<GemmConfig>& points) {
   c.kernel = "wgmma";
   c.tile_k = 64;
   struct Sharing {
-    int cluster, split_k, cluster_k;
+    int cluster, split_k, cluster_k, stream_k = 0;
   };
   for (const bool pingpong : {false, true})
     for (c.tile_m = 64; c.tile_m <= 256; c.tile_m *= 2)
@@ -116,11 +124,13 @@ void add_wgmma(const GemmProblem& p, std::vector<GemmConfig>& points) {
         for (const Sharing& s :
              {Sharing{1, 1, 1}, Sharing{1, 2, 1}, Sharing{1, 3, 1}, Sharing{1, 4, 1},
               Sharing{1, 6, 1}, Sharing{1, 8, 1}, Sharing{1, 1, 2}, Sharing{1, 1, 4},
-              Sharing{2, 1, 1}, Sharing{2, 2, 1}, Sharing{2, 3, 1}, Sharing{2, 4, 1}})
+              Sharing{2, 1, 1}, Sharing{2, 2, 1}, Sharing{2, 3, 1}, Sharing{2, 4, 1},
+              Sharing{1, 1, 1, 1}, Sharing{2, 1, 1, 1}})
           for (c.stages = 3; c.stages <= 8; ++c.stages)
             for (const int group_m : {1, 4, 8, 16}) {
               c.pingpong = pingpong, c.tile_n = tile_n, c.group_m = group_m;
               c.cluster = s.cluster, c.split_k = s.split_k, c.cluster_k = s.cluster_k;
+              c.stream_k = s.stream_k;
               points.push_back(c);
             }
 }
@@ -158,6 +168,8 @@ std::optional<std::string> wasteful_wgmma(const GemmProblem& p, const GemmConfig
   const int one_more = wgmma_smem_bytes(c.tile_m, c.tile_n, c.tile_k, c.stages + 1, c.cluster_k);
   if (c.stages != 4 && c.stages < 8 && one_more <= arch.smem_per_block_bytes)
     return "a deeper ring fits";
+  if (c.stream_k > 0)
+    if (auto why = complete_rounds(double(tiles(p, c) / c.cluster), cluster(c), arch)) return why;
   const double sms = std::max(1, arch.num_sms), count = double(tiles(p, c));
   const int shares = shares_of_k(c);
   if (shares > 1 && count >= 0.8 * sms)
@@ -173,7 +185,7 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double work = double(tiles(p, c)) / c.cluster * c.split_k;
   const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
-  const double rounds = std::ceil(work / at_once);
+  const double rounds = c.stream_k > 0 ? work / at_once : std::ceil(work / at_once);
   const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), shares_of_k(c));
   const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;
   // Both operands of every 64 rows are read from shared memory.
@@ -197,6 +209,7 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double stores = 0.3 + c.tile_m * c.tile_n * out_bytes / (0.5 * sm_rate(arch));
   const double sums = c.tile_m * c.tile_n * 4.0;
   double split = c.split_k == 1 ? 0 : 1.5 + (1 + c.split_k) * sums / (0.5 * sm_rate(arch));
+  if (c.stream_k > 0) split = (1.0 + 2 * sums / (0.5 * sm_rate(arch))) / rounds;
   if (c.cluster_k > 1)
     split = 0.4 * c.cluster_k + sums * (c.cluster_k - 1) / c.cluster_k / (0.5 * sm_rate(arch));
   // The other warpgroup multiplies meanwhile, in all rounds but the last.

@@ -21,6 +21,8 @@
 //                   distributed shared memory; each adds, in order of k, and stores a part of the
 //                   columns. They do so once: every tile then has a cluster of its own. At 64 x
 //                   4096 x 4096 10.9 us, through the workspace 12.9 (H200)
+//   stream_k        1: tiles that would leave a last round incomplete are divided along k among
+//                   all blocks (common/stream_k.cuh)
 //   group_m         tiles (of a cluster) along m that are visited together, to find w in L2
 //
 // Tiles of w are requested before griddepcontrol.wait: weights do not depend on the previous
@@ -34,6 +36,7 @@
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
 #include "common/ring.cuh"
+#include "common/stream_k.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
@@ -55,7 +58,7 @@ struct WgmmaGemm {
   static constexpr int kStages = Config::stages, kSplitK = Config::split_k;
   static constexpr int kCluster = Config::cluster, kGroupM = Config::group_m;
   static constexpr int kClusterK = Config::cluster_k, kBlocks = kCluster * kClusterK;
-  static constexpr bool kPingpong = Config::pingpong;
+  static constexpr bool kPingpong = Config::pingpong, kStreamK = Config::stream_k != 0;
   static constexpr bool kAssists = false;
   static constexpr int kGroup = 128;  // threads of a warpgroup
   static constexpr int kMathGroups = 2;
@@ -63,6 +66,7 @@ struct WgmmaGemm {
   static constexpr int kBlocksM = kRows / 64, kSums = kTileN / 2;
   static constexpr int kSharers = kSplitK * kClusterK;  // blocks that have a part of a tile's k
   static constexpr int kTilesN = ceil_div(kN, kTileN), kTilesK = ceil_div(kK, kTileK);
+  static constexpr int kSteps = kTilesK;  // of a tile
   static constexpr int kBytesX = kTileM * kTileK * 2, kBytesW = kTileN * kTileK * 2;
   static constexpr int kStageBytes = kBytesX + kBytesW;
   static constexpr bool kWhole = kN % kTileN == 0;  // all columns of all tiles exist
@@ -71,6 +75,7 @@ struct WgmmaGemm {
   static_assert(kRows % 64 == 0, "wgmma multiplies 64 rows");
   static_assert(!kPingpong || kSplitK == 1, "sums of splits are added by the whole block");
   static_assert(kClusterK == 1 || (kCluster == 1 && kSplitK == 1), "one way of sharing a tile");
+  static_assert(!kStreamK || kSharers == 1, "one way of sharing a tile");
   static_assert(kTileN % (8 * kCluster) == 0,
                 "each block of a cluster fetches whole groups of rows");
 
@@ -98,10 +103,15 @@ struct WgmmaGemm {
               work % kSplitK + rank.k, tile * kCluster + rank.m};
     }
   };
-  static __device__ __forceinline__ int first_k(int split) { return split * kTilesK / kSharers; }
+  static __device__ __forceinline__ int first_step(int split) { return split * kTilesK / kSharers; }
+
+  using Parts = typename ChooseType<kStreamK, StreamedTiles<WgmmaGemm>, WholeTiles<WgmmaGemm>>::Type;
+  using Part = TilePart<WgmmaGemm>;
 
   using Ring = RingPlace<kStages>;
   using Exchange = ClusterSums<Sum, kClusterK, kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
+
+  using Streamed = StreamKSums<kBlocksM, kSums, kPingpong ? kGroup : 2 * kGroup>;
 
   struct Shared {
     u32 tiles, full, empty;
@@ -140,28 +150,24 @@ struct WgmmaGemm {
                                                  const Schedule& schedule, int cluster,
                                                  int num_clusters, const Rank& rank) {
     Ring ring;
-    int ahead = 0;  // stages of the first tile whose w was requested before the wait
-    if (cluster < schedule.count) {
-      const Tile tile = schedule.at(cluster, rank);
-      const int begin = first_k(tile.split), end = first_k(tile.split + 1);
-      ahead = min(kStages, end - begin);
-      for (int s = 0; s < ahead; ++s) load_w(args, at, s, tile, begin + s, rank);
+    int ahead = 0;  // stages of the first part whose w was requested before the wait
+    Part part;
+    if (Parts walk(schedule, rank, cluster, num_clusters); walk.next(part)) {
+      ahead = min(kStages, part.end - part.begin);
+      for (int s = 0; s < ahead; ++s) load_w(args, at, s, part.tile, part.begin + s, rank);
     }
     pdl_wait();
-    for (int work = cluster; work < schedule.count; work += num_clusters) {
-      const Tile tile = schedule.at(work, rank);
-      const int end = first_k(tile.split + 1);
-      for (int k = first_k(tile.split); k < end; ++k) {
+    for (Parts walk(schedule, rank, cluster, num_clusters); walk.next(part);)
+      for (int k = part.begin; k < part.end; ++k) {
         if (ahead > 0) {
           --ahead;
         } else {
           barrier_wait(at.is_empty(ring.stage), ring.parity ^ 1);
-          load_w(args, at, ring.stage, tile, k, rank);
+          load_w(args, at, ring.stage, part.tile, k, rank);
         }
-        load_x(args, at, ring.stage, tile, k);
+        load_x(args, at, ring.stage, part.tile, k);
         ring.advance();
       }
-    }
   }
 
   using Sums = float[kBlocksM][kSums];
@@ -272,10 +278,11 @@ struct WgmmaGemm {
     Sums sum;
     // In turns: a group may wait for stages only once the other has had all that come before.
     if (kPingpong && group == 1) named_arrive(2, kMathGroups * kGroup);
-    int turn = 0;
-    for (int work = cluster; work < schedule.count; work += num_clusters, turn ^= 1) {
-      const Tile tile = schedule.at(work, rank);
-      const int turns = first_k(tile.split + 1) - first_k(tile.split);
+    Part part;
+    Parts walk(schedule, rank, cluster, num_clusters);
+    for (int turn = 0; walk.next(part); turn ^= 1) {
+      const Tile& tile = part.tile;
+      const int turns = part.end - part.begin;
       if (kPingpong && turn != group) {
         ring.advance(turns);
         continue;
@@ -289,6 +296,17 @@ struct WgmmaGemm {
       if constexpr (kPingpong) named_arrive(3 - static_cast<u32>(group), kMathGroups * kGroup);
       if constexpr (kSplitK > 1) {
         if (!add_splits(args, tile, flag, sum)) continue;
+      }
+      if constexpr (kStreamK) {
+        const auto slot = [&](int walker) { return walker * kCluster + rank.m; };
+        const int thread = static_cast<int>(threadIdx.x) % Streamed::kThreads;
+        const u32 barrier = kPingpong ? 4 + static_cast<u32>(group) : 1;
+        if (part.begin > 0) {
+          Streamed::leave(args.workspace, slot(cluster), thread, barrier, sum);
+          continue;
+        }
+        if (part.end < kTilesK)
+          Streamed::gather(args.workspace, walk.plan, cluster, walk.tile, thread, barrier, sum, slot);
       }
       const i64 row0 = tile.row0 + row + warp * 16;
       store_own(at, rank, tile, row0, sum, [&](i64 first, int column, const auto& sums) {

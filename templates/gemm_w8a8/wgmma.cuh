@@ -43,7 +43,7 @@ struct PairsOf8 : Problem {
 };
 template <class Config>
 struct PairsOf8Config : Config {
-  static constexpr int tile_k = Config::tile_k / 2, split_k = 1;
+  static constexpr int tile_k = Config::tile_k / 2, split_k = 1, stream_k = 0;
 };
 
 /// Product: start(d, a, b) sets and run(d, a, b) adds 64 rows x tile_n columns of one stage

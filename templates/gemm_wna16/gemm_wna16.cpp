@@ -27,6 +27,7 @@ const std::vector<IntTunable<GemmWna16Config>>& tunables() {
       {"stages", &C::stages, {0, 2, 3, 4, 5, 6, 8}},
       {"blocks_per_sm", &C::blocks_per_sm, {0, 1, 2, 3, 4}},
       {"split_k", &C::split_k, {0, 1, 2, 3, 4, 6, 8}},
+      {"stream_k", &C::stream_k, {0, 1}, true},
       {"cluster_m", &C::cluster_m, {0, 1, 2, 4}},
       {"cluster_n", &C::cluster_n, {0, 1, 2, 4}},
       {"cluster_k", &C::cluster_k, {0, 1, 2, 4, 8}},
@@ -182,8 +183,8 @@ std::optional<std::string> reject_reason(const GemmWna16Problem& p, const GemmWn
   if (c.kernel == "mma") return reject_mma(p, c, arch);
   if (c.kernel == "wgmma") {
     if (auto why = outside_space(
-            c, {"tile_m", "tile_n", "warps_n", "warps_k", "units", "stages", "split_k", "cluster_m",
-                "cluster_n", "cluster_k", "group_m", "tma_store"}))
+            c, {"tile_m", "tile_n", "warps_n", "warps_k", "units", "stages", "split_k", "stream_k",
+                "cluster_m", "cluster_n", "cluster_k", "group_m", "tma_store"}))
       return why;
     return reject_wgmma(p, c, arch);
   }

@@ -48,6 +48,7 @@ struct GemmWna16Config {
   int stages = 0;              // depth of the ring
   int blocks_per_sm = 0;       // stream, slices: resident blocks
   int split_k = 0;             // blocks that share an output tile
+  int stream_k = 0;            // wgmma: 1: all blocks share what would be an incomplete last round
   // Blocks of a cluster: wgmma: along m, which share w; along n, which share x; slices, wgmma:
   // along k, which add up one output tile
   int cluster_m = 0, cluster_n = 0, cluster_k = 0;
@@ -61,9 +62,10 @@ struct GemmWna16Config {
         std::pair{"tile_n", &C::tile_n},       std::pair{"warps_n", &C::warps_n},
         std::pair{"warps_k", &C::warps_k},     std::pair{"units", &C::units},
         std::pair{"stages", &C::stages},       std::pair{"blocks_per_sm", &C::blocks_per_sm},
-        std::pair{"split_k", &C::split_k},     std::pair{"cluster_m", &C::cluster_m},
-        std::pair{"cluster_n", &C::cluster_n}, std::pair{"cluster_k", &C::cluster_k},
-        std::pair{"group_m", &C::group_m},     std::pair{"tma_store", &C::tma_store}};
+        std::pair{"split_k", &C::split_k},     std::pair{"stream_k", &C::stream_k},
+        std::pair{"cluster_m", &C::cluster_m}, std::pair{"cluster_n", &C::cluster_n},
+        std::pair{"cluster_k", &C::cluster_k}, std::pair{"group_m", &C::group_m},
+        std::pair{"tma_store", &C::tma_store}};
   }
   bool operator==(const GemmWna16Config&) const = default;
 };

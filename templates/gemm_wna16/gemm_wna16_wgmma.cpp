@@ -113,6 +113,8 @@ std::optional<std::string> reject_wgmma(const GemmWna16Problem& p, const GemmWna
     return fmt::format("{} blocks do not add {} tokens in groups of 8", c.cluster_k, c.tile_m);
   if (c.cluster_k > 1 && c.tma_store)
     return "blocks that add up a tile store parts of it from registers";
+  if (c.stream_k > 0 && shares_of_k(c) > 1)
+    return "blocks that share all tiles evenly share the k of none in another way";
   if (c.split_k > 1 && c.cluster_k > 1)
     return "sums of a tile are added in a cluster or in the workspace, not in both";
   if (shares_of_k(c) > ceil_div(p.k, columns))
@@ -138,7 +140,9 @@ LaunchPlan plan_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c, const
   plan.cluster = static_cast<unsigned>(cluster(c));
   plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
   plan.pdl = true;
-  plan.workspace_bytes = split_workspace_bytes(tiles(p, c), c.split_k, c.tile_m * c.tile_n);
+  const int sums = c.tile_m * c.tile_n;
+  plan.workspace_bytes = c.stream_k > 0 ? stream_workspace_bytes(plan.grid[0], sums)
+                                        : split_workspace_bytes(tiles(p, c), c.split_k, sums);
   return plan;
 }
 
@@ -170,7 +174,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
     int tile_n, warps_n, warps_k;
   };
   struct Sharing {
-    int split_k, cluster_m, cluster_n, cluster_k;
+    int split_k, cluster_m, cluster_n, cluster_k, stream_k = 0;
   };
   for (const int tile_m : {16, 32, 64, 128, 192, 256}) {
     if (tile_m > 16 && tile_m >= 2 * p.m) break;
@@ -184,7 +188,10 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
                                      {1, 2, 1, 1},
                                      {1, 1, 2, 1},
                                      {1, 1, 1, 2},
-                                     {1, 1, 1, 4}})
+                                     {1, 1, 1, 4},
+                                     {1, 1, 1, 1, 1},
+                                     {1, 2, 1, 1, 1},
+                                     {1, 1, 2, 1, 1}})
         for (const int units : {1, 2, 4, 8})
           for (const int tma_store : {0, 1})
             for (const int group_m : {1, 4, 8, 16}) {
@@ -195,7 +202,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
               c.warps_k = shape.warps_k, c.units = units;
               c.split_k = sharing.split_k, c.cluster_m = sharing.cluster_m;
               c.cluster_n = sharing.cluster_n, c.cluster_k = sharing.cluster_k;
-              c.group_m = group_m, c.tma_store = tma_store;
+              c.group_m = group_m, c.tma_store = tma_store, c.stream_k = sharing.stream_k;
               c.stages = deepest_ring(p, c);
               if (c.stages < 3 && units > 1) continue;  // it would wait for copies
               points.push_back(c);
@@ -205,6 +212,9 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
 
 std::optional<std::string> wasteful_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
                                           const Arch& arch) {
+  if (c.stream_k > 0)
+    if (auto why = complete_rounds(static_cast<double>(cluster_tiles(p, c)), cluster(c), arch))
+      return why;
   const double sms = std::max(1, arch.num_sms), shares = shares_of_k(c);
   const double output_tiles = static_cast<double>(tiles(p, c)), work = output_tiles * shares;
   if (shares > 1 && (output_tiles >= sms || work > 2 * sms))
@@ -232,7 +242,8 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   const int columns = chunk_columns(p, c);
   const double work = static_cast<double>(cluster_tiles(p, c)) * c.split_k;
   const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
-  const double rounds = std::ceil(work / at_once), blocks = at_once * cluster(c);
+  const double rounds = c.stream_k > 0 ? work / at_once : std::ceil(work / at_once);
+  const double blocks = at_once * cluster(c);
   const double steps = ceil_ratio(ceil_ratio(p.k, columns), shares_of_k(c));
   const double w_bytes =
       c.tile_n / 16 * wna16_chunk_bytes(p.bits, p.group_size, p.zero_points, c.units);
@@ -258,6 +269,7 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   double finish = 0.3;
   if (c.split_k > 1)
     finish += 1.5 + std::max((1 + c.split_k) * sums / (0.5 * sm_rate(arch)), 2 * work * sums / 3e6);
+  if (c.stream_k > 0) finish += (1.0 + 2 * sums / (0.5 * sm_rate(arch))) / rounds;
   if (c.cluster_k > 1)
     finish += 0.4 * c.cluster_k + sums * (c.cluster_k - 1) / c.cluster_k / (0.5 * sm_rate(arch));
   // Elements that leave at a clock.

@@ -29,6 +29,8 @@
 //   cluster_k  blocks of a cluster that share an output tile: each adds up a part of its tokens in
 //              order of k, sums being sent through distributed shared memory. At 64 x 4096 x 4096
 //              1.5 to 2 us less than through the workspace (H200)
+//   stream_k   1: tiles that would leave a last round incomplete are divided along k among all
+//              blocks (common/stream_k.cuh)
 //   group_m    tiles (of a cluster) along m that are visited together, so that x stays in L2 while
 //              w passes by
 //   tma_store  outputs leave through shared memory, turned about, while the next tile begins. From
@@ -44,6 +46,7 @@
 #include "common/mma.cuh"
 #include "common/quad.cuh"
 #include "common/ring.cuh"
+#include "common/stream_k.cuh"
 #include "common/tma.cuh"
 #include "common/types.cuh"
 #include "common/wgmma.cuh"
@@ -69,11 +72,12 @@ struct WgmmaWna16 {
   static constexpr int kUnits = Config::units;
   using Chunk = Wna16Chunk<Problem, kUnits>;
   static constexpr int kColumns = Chunk::kColumns, kChunks = Chunk::kChunks;
+  static constexpr int kSteps = kChunks;  // of a tile
   static constexpr int kClusterM = Config::cluster_m, kClusterN = Config::cluster_n;
   static constexpr int kClusterK = Config::cluster_k, kGroupM = Config::group_m;
   static constexpr int kSharing = kClusterM * kClusterN;  // blocks that fill each other's stages
   static constexpr int kCluster = kSharing * kClusterK;
-  static constexpr bool kTmaStore = Config::tma_store;
+  static constexpr bool kTmaStore = Config::tma_store, kStreamK = Config::stream_k != 0;
   static constexpr int kGroup = 128;  // threads of a warpgroup
   static constexpr int kGroupsN = Config::warps_n / 4, kGroupsK = Config::warps_k;
   static constexpr int kMathGroups = kGroupsN * kGroupsK, kMathThreads = kMathGroups * kGroup;
@@ -105,6 +109,7 @@ struct WgmmaWna16 {
   static_assert(kTiles % kClusterM == 0, "blocks fetch whole row tiles of w");
   static_assert(kTileM % (8 * kClusterK) == 0, "blocks store whole groups of tokens");
   static_assert(!kTmaStore || kClusterK == 1, "blocks that add up a tile store parts of it");
+  static_assert(!kStreamK || kSplitK * kClusterK == 1, "one way of sharing a tile");
   static_assert(!kTmaStore || !Fusion::kFused, "an expression stores its results itself");
   static_assert(kTileN % (64 * kGroupsN) == 0 && kTiles <= kWarp,
                 "warpgroups have whole blocks of 64 rows");
@@ -155,9 +160,14 @@ struct WgmmaWna16 {
               tile * kSharing + rank.n * kClusterM + rank.m};
     }
   };
-  static __device__ __forceinline__ int first_chunk(int split) {
+  static __device__ __forceinline__ int first_step(int split) {
     return split * kChunks / (kSplitK * kClusterK);
   }
+
+  using Parts =
+      typename ChooseType<kStreamK, StreamedTiles<WgmmaWna16>, WholeTiles<WgmmaWna16>>::Type;
+  using Part = TilePart<WgmmaWna16>;
+  using Streamed = StreamKSums<kBlocksN, kSums, kStoreThreads>;
 
   using Ring = RingPlace<kStages>;
   using Exchange = ClusterSums<float, kClusterK, kBlocksN, kSums, kStoreThreads>;
@@ -209,25 +219,25 @@ struct WgmmaWna16 {
                                                  int num_clusters, const Rank& rank) {
     const int index = static_cast<int>(threadIdx.x % kWarp * 4 + threadIdx.x % kGroup / kWarp);
     Ring ring;
-    const Tile first = schedule.at(cluster, rank);
-    const int begin = first_chunk(first.split);
-    int ahead = min(kStages, first_chunk(first.split + 1) - begin);
-    for (int s = 0; s < ahead; ++s) load_w(args, at, s, first, begin + s, rank, index);
+    int ahead = 0;  // stages of the first part whose w was requested before the wait
+    Part part;
+    if (Parts parts(schedule, rank, cluster, num_clusters); parts.next(part)) {
+      ahead = min(kStages, part.end - part.begin);
+      for (int s = 0; s < ahead; ++s)
+        load_w(args, at, s, part.tile, part.begin + s, rank, index);
+    }
     pdl_wait();
-    for (int work = cluster; work < schedule.count; work += num_clusters) {
-      const Tile tile = schedule.at(work, rank);
-      const int end = first_chunk(tile.split + 1);
-      for (int chunk = first_chunk(tile.split); chunk < end; ++chunk) {
+    for (Parts parts(schedule, rank, cluster, num_clusters); parts.next(part);)
+      for (int chunk = part.begin; chunk < part.end; ++chunk) {
         if (ahead > 0) {
           --ahead;
         } else {
           barrier_wait(at.is_empty(ring.stage), ring.parity ^ 1);
-          load_w(args, at, ring.stage, tile, chunk, rank, index);
+          load_w(args, at, ring.stage, part.tile, chunk, rank, index);
         }
-        load_x(args, at, ring.stage, tile, chunk, rank, index);
+        load_x(args, at, ring.stage, part.tile, chunk, rank, index);
         ring.advance();
       }
-    }
   }
 
   /// Hands a stage back to the blocks that fill it.
@@ -498,30 +508,43 @@ struct WgmmaWna16 {
     const int lane = static_cast<int>(threadIdx.x % kWarp);
     const int group = static_cast<int>(threadIdx.x / kGroup);
     const int warp = static_cast<int>(threadIdx.x % kGroup / kWarp);
-    const int group_n = group % kGroupsN, part = group / kGroupsN;
+    const int group_n = group % kGroupsN, part_k = group / kGroupsN;
     const int row_tile = group_n * kBlocksN * 4 + warp;  // the warp's first; the others 4 apart
     Ring ring;
     Sums sum;
     u32 parity = 0, buffer = 0;
-    for (int work = cluster; work < schedule.count; work += num_clusters) {
-      const Tile tile = schedule.at(work, rank);
-      multiply(at, ring, first_chunk(tile.split), first_chunk(tile.split + 1), row_tile, part, lane,
-               rank, sum);
+    bool is_first = true;
+    Part part;
+    for (Parts parts(schedule, rank, cluster, num_clusters); parts.next(part); is_first = false) {
+      const Tile& tile = part.tile;
+      multiply(at, ring, part.begin, part.end, row_tile, part_k, lane, rank, sum);
       if constexpr (kGroupsK > 1) {
-        if (!add_halves(at, part, sum)) continue;
+        if (!add_halves(at, part_k, sum)) continue;
       }
       if constexpr (kClusterK > 1) {
-        typename Exchange::Part part;
-        if (kSharing == 1 && work == cluster) cluster_wait();  // the others have begun
-        at.exchange.add(parity, work + num_clusters >= schedule.count, threadIdx.x, sum, part);
+        typename Exchange::Part own;
+        if (kSharing == 1 && is_first) cluster_wait();  // the others have begun
+        at.exchange.add(parity, parts.work >= schedule.count, threadIdx.x, sum, own);
         parity ^= 1;
 #pragma unroll
         for (int i = 0; i < kBlocksN; ++i)
           store(args, tile.row0 + rank.k * (kTileM / kClusterK),
-                tile.column0 + (row_tile + i * 4) * 16, lane, part[i]);
+                tile.column0 + (row_tile + i * 4) * 16, lane, own[i]);
       } else {
         if constexpr (kSplitK > 1) {
           if (!add_splits(args, tile, flag, sum)) continue;
+        }
+        if constexpr (kStreamK) {
+          const auto slot = [&](int walker) {
+            return walker * kSharing + rank.n * kClusterM + rank.m;
+          };
+          const int thread = static_cast<int>(threadIdx.x);
+          if (part.begin > 0) {
+            Streamed::leave(args.workspace, slot(cluster), thread, 1, sum);
+            continue;
+          }
+          if (part.end < kSteps)
+            Streamed::gather(args.workspace, parts.plan, cluster, parts.tile, thread, 1, sum, slot);
         }
 #pragma unroll
         for (int i = 0; i < kBlocksN; ++i) {

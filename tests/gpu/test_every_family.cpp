@@ -69,6 +69,40 @@ TEST_CASE("small: blocks of a cluster that share the k of more tiles than there 
   check_family(gpu, GemmW8A8Family(), to_params(q), reference_gemm_w8a8, w8a8);
 }
 
+TEST_CASE("small: tiles that all blocks share evenly") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  QUERN_SKIP_IF(!gpu.arch().has_wgmma(), "the GPU has no wgmma");
+  // More tiles than SMs, by less than a round and by more.
+  FamilyCheck gemm, wna16;
+  gemm.max_candidates = wna16.max_candidates = 1;
+  GemmConfig c;
+  c.kernel = "wgmma";
+  c.tile_n = 64, c.tile_k = 64, c.stages = 4, c.split_k = 1, c.group_m = 4;
+  c.cluster_k = c.stream_k = 1;
+  for (const bool pingpong : {false, true})
+    for (c.cluster = 1; c.cluster <= 2; ++c.cluster) {
+      c.tile_m = pingpong ? 64 : 128, c.pingpong = pingpong;
+      gemm.configs.push_back(to_params(c));
+    }
+  GemmWna16Config w;
+  w.kernel = "wgmma";
+  w.tile_m = 64, w.units = 2, w.stages = 3, w.split_k = 1, w.group_m = 4;
+  w.cluster_n = w.cluster_k = w.stream_k = 1;
+  for (w.warps_k = 1; w.warps_k <= 2; ++w.warps_k)
+    for (w.cluster_m = 1; w.cluster_m <= 2; ++w.cluster_m) {
+      w.tile_n = w.warps_k == 1 ? 128 : 64, w.warps_n = w.tile_n / 16;
+      w.tma_store = w.cluster_m - 1;
+      wna16.configs.push_back(to_params(w));
+    }
+  GemmProblem p;
+  p.m = 1030, p.n = 1040, p.k = 320;
+  check_family(gpu, GemmFamily(), to_params(p), reference_gemm, gemm);
+  GemmWna16Problem q;
+  q.m = p.m, q.n = p.n, q.k = 640, q.group_size = 128, q.zero_points = true;
+  check_family(gpu, GemmWna16Family(), to_params(q), reference_gemm_wna16, wna16);
+}
+
 TEST_CASE("small: gemm_wna16") {
   QUERN_SKIP_IF(!gpu_available(), driver_problem());
   GpuFixture gpu;

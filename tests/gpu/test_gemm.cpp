@@ -42,6 +42,11 @@ GemmConfig wgmma(int tile_m, int tile_n, int stages, bool pingpong, int cluster,
   return c;
 }
 
+GemmConfig streamed(GemmConfig c) {
+  c.stream_k = 1;
+  return c;
+}
+
 /// Those of the given configs that can run the problem.
 std::vector<Params> legal(const Params& p, const std::vector<GemmConfig>& configs,
                           const Arch& arch) {
@@ -92,7 +97,12 @@ TEST_CASE("wgmma at odd shapes, with every schedule") {
       wgmma(128, 192, 5, true, 2, 1, 8),     wgmma(256, 192, 4, false, 2, 1, 8),
       wgmma(256, 160, 4, false, 1, 2, 4),    wgmma(128, 128, 4, false, 1, 1, 4, 2),
       wgmma(64, 64, 8, true, 1, 1, 1, 2),    wgmma(128, 64, 6, false, 1, 1, 1, 4),
-      wgmma(256, 128, 3, false, 1, 1, 4, 2), wgmma(128, 96, 5, true, 1, 1, 4, 2)};
+      wgmma(256, 128, 3, false, 1, 1, 4, 2), wgmma(128, 96, 5, true, 1, 1, 4, 2),
+      streamed(wgmma(128, 64, 6, false, 1, 1, 4)),
+      streamed(wgmma(64, 64, 8, true, 2, 1, 4)),
+      streamed(wgmma(128, 256, 4, false, 2, 1, 4)),
+      streamed(wgmma(256, 160, 4, false, 1, 1, 4)),
+      streamed(wgmma(128, 128, 6, true, 1, 1, 1))};
   // Tails of rows, columns and k; fewer tiles than SMs and more; k of one tile and less.
   for (const auto& [n, k] : {std::pair{512, 64}, {520, 264}, {8, 8}, {1000, 1032}, {2056, 512}})
     for (const int m : {1, 63, 64, 65, 129, 255, 256, 300, 1025})

@@ -293,6 +293,44 @@ TEST_CASE(
   CHECK(mentions(reason([](GemmConfig& c) { c.cluster_k = 0; }), "cluster_k"));
 }
 
+TEST_CASE("tiles that all blocks share evenly: kernels compile without spilling") {
+  const Nvrtc nvrtc;
+  const Arch arch = parse_arch("sm_90a");
+  GemmProblem p = problem(512, 28672, 4096);
+  GemmConfig c = legal_wgmma();
+  c.stream_k = 1;
+  struct Shape {
+    int tile_m, tile_n, stages, cluster;
+    bool pingpong;
+  };
+  for (const Shape& s : {Shape{128, 256, 4, 1, false}, Shape{256, 160, 3, 2, false},
+                         Shape{128, 128, 6, 2, true}})
+    for (const DType out : {DType::bf16, DType::f32}) {
+      c.tile_m = s.tile_m, c.tile_n = s.tile_n, c.stages = s.stages;
+      c.cluster = s.cluster, c.pingpong = s.pingpong, p.out_dtype = out;
+      const KernelSource source = family.source(to_params(p), to_params(c), arch);
+      const KernelImage image = nvrtc.compile(
+          {"gemm", source.source, source.entry, arch, source.options}, embedded_templates());
+      CHECK_EQ(image.report.spill_store_bytes + image.report.stack_bytes, 0);
+      CHECK_FALSE(image.report.pipeline_warning);
+      // A block has room for the sums of one tile.
+      const LaunchPlan plan = family.plan(to_params(p), to_params(c), arch);
+      CHECK_EQ(plan.grid[0], 132);
+      CHECK_EQ(plan.workspace_bytes, 65536 + 132 * std::size_t{4} * c.tile_m * c.tile_n);
+    }
+  const auto reason = [&](const auto& change) {
+    GemmConfig config = legal_wgmma();
+    config.stream_k = 1;
+    change(config);
+    return family.reject_reason(to_params(p), to_params(config), arch);
+  };
+  CHECK_FALSE(reason([](GemmConfig&) {}));
+  CHECK(mentions(reason([](GemmConfig& g) { g.split_k = 2; }), "in another way"));
+  CHECK(mentions(reason([](GemmConfig& g) { g.tile_m = 128, g.tile_n = 192, g.pingpong = true; }),
+                 "192 sums of a thread are more than 128"));
+  CHECK(mentions(reason([](GemmConfig& g) { g.stream_k = 2; }), "stream_k = 2"));
+}
+
 TEST_CASE("each kind of kernel compiles, at odd k and for other dtypes") {
   const Nvrtc nvrtc;
   const Arch arch = parse_arch("sm_80");

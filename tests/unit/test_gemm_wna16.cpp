@@ -96,6 +96,7 @@ TEST_CASE("gemm_wna16's wgmma says why a config cannot run") {
   CHECK(mentions(why([](auto& c) { c.tile_m = 16, c.cluster_n = 4; }), "share 16 tokens"));
   CHECK(mentions(why([](auto& c) { c.tile_m = 16, c.cluster_k = 4; }), "do not add 16 tokens"));
   CHECK(mentions(why([](auto& c) { c.cluster_k = 2, c.split_k = 2; }), "not in both"));
+  CHECK(mentions(why([](auto& c) { c.cluster_k = 2, c.stream_k = 1; }), "in another way"));
   CHECK(mentions(why([](auto& c) { c.cluster_k = 2, c.tma_store = 1; }), "from registers"));
   CHECK(mentions(why([](auto& c) { c.stages = 6; }), "bytes of shared memory"));
   CHECK(mentions(why([](auto& c) { c.cluster_m = 0; }), "cluster_m = 0 is not in the space"));
@@ -117,7 +118,10 @@ TEST_CASE("gemm_wna16's wgmma launches whole clusters and describes its boxes") 
   CHECK_EQ(plan(p, c, arch).block[0], 384);
   CHECK_EQ(plan(p, c, arch).workspace_bytes, 0);
   REQUIRE_EQ(family.tensor_maps(to_params(p), to_params(c)).size(), 1);
-  c.cluster_k = 1, c.cluster_n = 2, c.tma_store = 1;
+  c.cluster_k = 1, c.stream_k = 1;
+  REQUIRE_FALSE(reject_reason(p, c, arch));
+  CHECK_EQ(plan(p, c, arch).workspace_bytes, 65536 + 64 * 64 * 64 * 4);
+  c.stream_k = 0, c.cluster_n = 2, c.tma_store = 1;
   REQUIRE_FALSE(reject_reason(p, c, arch));
   CHECK_EQ(plan(p, c, arch).grid[0], 64);
   const auto maps = family.tensor_maps(to_params(p), to_params(c));
