@@ -386,6 +386,10 @@ void CudaBody::emit_vector_store(const Store& store) {
     value = fmt::format("pack_i4({})", value);
   }
   const std::string to = address(store.operand, offset(store, true));
+  if (accumulated_.count(store.operand)) {
+    helpers_.need("accumulate");
+    return text_.line("accumulate({}, {});", to, value);
+  }
   if (count_.empty()) return text_.line("store({}, {});", to, value);
   const int parts = store_access(store).parts;
   helpers_.need("load_up_to");

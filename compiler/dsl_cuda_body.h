@@ -49,6 +49,8 @@ class CudaBody {
   void set_chunk(const std::string& chunk) { chunk_ = chunk; }
   void set_kept(Kept kept);
   void set_registers(Registers registers) { registers_ = std::move(registers); }
+  /// Operands that values are added to in memory instead of being stored.
+  void set_accumulated(std::set<int> operands) { accumulated_ = std::move(operands); }
   /// Positions along the last axis that exist: what lies beyond is neither read nor written.
   void set_count(const std::string& count) { count_ = count; }
 
@@ -132,6 +134,7 @@ class CudaBody {
   std::string vector_text_ = "1", chunk_ = "0", count_;
   Kept kept_;
   Registers registers_;
+  std::set<int> accumulated_;
   std::set<int> ready_;
   bool inside_elements_ = false;
   std::vector<int> total_uses_;

@@ -212,6 +212,27 @@ __device__ inline void store(T* to, const Vector<T, N>& value) {
   *reinterpret_cast<Vector<T, N>*>(to) = value;
 }
 )"},
+      {"accumulate",
+       {"load"},
+       R"(// Adds to what is in memory, without waiting for it. Nobody else may add to these elements.
+template <int N>
+__device__ inline void accumulate(float* to, const Vector<float, N>& value) {
+#if __CUDA_ARCH__ >= 900
+  if constexpr (N % 4 == 0) {
+#pragma unroll
+    for (int i = 0; i < N; i += 4)
+      asm volatile("red.global.add.v4.f32 [%0], {%1, %2, %3, %4};" ::"l"(to + i),
+                   "f"(value.at[i]), "f"(value.at[i + 1]), "f"(value.at[i + 2]),
+                   "f"(value.at[i + 3])
+                   : "memory");
+    return;
+  }
+#endif
+#pragma unroll
+  for (int i = 0; i < N; ++i)
+    asm volatile("red.global.add.f32 [%0], %1;" ::"l"(to + i), "f"(value.at[i]) : "memory");
+}
+)"},
       {"quotient",
        {},
        R"(// a / b within 2 units in the last place.

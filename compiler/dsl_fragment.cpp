@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cctype>
+#include <set>
+#include <vector>
 
 #include "compiler/dsl_cuda_body.h"
 #include "compiler/dsl_cuda_header.h"
@@ -67,6 +70,58 @@ int parts_of(const Tree& tree, int operand) {
   return static_cast<int>(parts);
 }
 
+/// A value without the casts of f32 to f32 around it.
+int without_casts(const Tree& tree, const Binding& binding, int number) {
+  const auto is_f32 = [&](int n) {
+    const Type& type = tree.nodes[at(n)].type;
+    return type.dtype != DType::boolean && resolve(tree, type, binding) == DType::f32;
+  };
+  while (tree.nodes[at(number)].op == Op::cast && is_f32(number) &&
+         is_f32(tree.nodes[at(number)].args[0]))
+    number = tree.nodes[at(number)].args[0];
+  return number;
+}
+
+/// The operands of f32 that something is added to and that nothing else is done with: their stores
+/// then have what is added. Memory can add it without a thread's waiting for what is there.
+std::set<int> take_accumulations(Tree& tree, const Binding& binding) {
+  std::set<int> out;
+  for (Store& store : tree.stores) {
+    const OperandInfo& operand = tree.operands[at(store.operand)];
+    if (operand.role != OperandInfo::Role::inout ||
+        resolve(tree, tree.operand_types[at(store.operand)], binding) != DType::f32 ||
+        access_of(tree, store, binding).kind != Access::Kind::vector)
+      continue;
+    const auto is_own = [&](const Node& n) { return n.op == Op::load && n.index == store.operand; };
+    const bool once = std::ranges::count_if(tree.nodes, is_own) == 1 &&
+                      std::ranges::count(tree.stores, store.operand, &Store::operand) == 1;
+    const Node& sum = tree.nodes[at(without_casts(tree, binding, store.value))];
+    if (!once || sum.op != Op::add) continue;
+    for (const int side : {0, 1}) {
+      const Node& own = tree.nodes[at(without_casts(tree, binding, sum.args[at(side)]))];
+      const int added = sum.args[at(1 - side)];
+      if (!is_own(own) || own.gathered != 0 || own.picked != store.picked) continue;
+      // Nothing else reads it: what is added, and what other stores have, does without it.
+      std::vector<int> rest{added};
+      for (const Store& other : tree.stores)
+        if (other.operand != store.operand) rest.push_back(other.value);
+      bool reads = false;
+      while (!rest.empty()) {
+        const Node& n = tree.nodes[at(rest.back())];
+        rest.pop_back();
+        reads |= is_own(n);
+        for (const int arg : n.args)
+          if (arg >= 0) rest.push_back(arg);
+      }
+      if (reads) continue;
+      store.value = added;
+      out.insert(store.operand);
+      break;
+    }
+  }
+  return out;
+}
+
 std::string array_size(int parts) { return parts == 1 ? "N" : fmt::format("N * {}", parts); }
 
 }  // namespace
@@ -100,7 +155,9 @@ std::optional<std::string> fragment_reason(const Kernel& kernel, const Binding& 
 
 std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fragment& fragment) {
   if (const auto reason = fragment_reason(kernel, binding, fragment)) throw InputError(*reason);
-  const Tree& tree = kernel.tree();
+  Tree tree = kernel.tree();
+  const std::set<int> accumulated =
+      fragment.whole ? take_accumulations(tree, binding) : std::set<int>{};
   const int input = find_operand(tree, fragment.input);
   const int output = fragment.output.empty() ? -1 : find_operand(tree, fragment.output);
 
@@ -116,6 +173,7 @@ std::string emit_fragment(const Kernel& kernel, const Binding& binding, const Fr
   CudaBody::Registers registers{{input, names.take(fragment.input)}};
   if (output >= 0) registers[output] = names.take(fragment.output);
   body.set_registers(registers);
+  body.set_accumulated(accumulated);
   if (!fragment.whole) body.set_count("count");
   body.set_vector(2, "N");  // a number that stands for several
 

@@ -195,3 +195,28 @@ TEST_CASE("kernels that cannot be fragments are refused with a sentence") {
            "z is written once for a row, which a fragment does not see as a whole");
   CHECK_THROWS_AS(dsl::emit_fragment(kernel_of(kBiasGelu), {}, {.input = "acc"}), InputError);
 }
+
+TEST_CASE("what is only added to is added to in memory") {
+  const dsl::Binding f32{{{"R", DType::f32}}, {}}, bf16{{{"R", DType::bf16}}, {}};
+  const auto accumulates = [](const std::string& body, const dsl::Binding& binding,
+                              bool whole = true) {
+    const std::string text =
+        "kernel k(acc: f32[rows, cols], residual: inout R[rows, cols]) -> (y: f32[rows, cols]) {\n" +
+        body + "\n}";
+    const std::string out = dsl::emit_fragment(kernel_of(text.c_str()), binding,
+                                               {.input = "acc", .whole = whole});
+    const bool adds = out.find("accumulate(args.residual") != std::string::npos;
+    CHECK_NE(adds, out.find("residual = load") != std::string::npos);
+    return adds;
+  };
+  const std::string y = "y = acc\n";
+  CHECK(accumulates(y + "residual = R(acc + f32(residual))", f32));
+  CHECK(accumulates(y + "residual = R(f32(residual) + exp(acc) * 2.0)", f32));
+  // Memory adds f32 alone; and what is read for something else has to be waited for anyhow.
+  CHECK_FALSE(accumulates(y + "residual = R(acc + f32(residual))", bf16));
+  CHECK_FALSE(accumulates(y + "residual = R(acc - f32(residual))", f32));
+  CHECK_FALSE(accumulates(y + "residual = R(f32(residual) + f32(residual))", f32));
+  CHECK_FALSE(accumulates("y = f32(residual)\nresidual = R(acc + f32(residual))", f32));
+  // Where some elements do not exist.
+  CHECK_FALSE(accumulates(y + "residual = R(acc + f32(residual))", f32, false));
+}
