@@ -16,6 +16,9 @@ TITLES = {
     "fp8-token": "W8A8 FP8, per token x per channel",
     "fp8-block": "W8A8 FP8, 1x128 x 128x128 blocks",
     "swiglu": "bf16 with SwiGLU", "gelu": "bf16 with GELU", "silu": "bf16 with SiLU",
+    "add": "bf16 with addition to the residual stream",
+    "w4a16-swiglu": "W4A16, group 128, with SwiGLU",
+    "w4a16-add": "W4A16, group 128, with addition to the residual stream",
     "rmsnorm": "bf16 of RMSNorm", "rmsnorm-swiglu": "bf16 of RMSNorm, with SwiGLU",
 }
 PEAK_TFLOPS = {"e4m3": 1979, "i8": 1979}  # dense, of an H200; 989.5 for 16 bits

@@ -35,19 +35,22 @@ std::vector<Variant> variants() {
         name,
         {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
   };
+  // As the forward pass has them: 16-bit results (Y), codes of 8 (Q), a residual stream of f32 (R).
+  const auto dtype_of_result = [](std::string_view result) {
+    return result == "Q" ? "e4m3" : result == "R" ? "f32" : "bf16";
+  };
   const auto fused_wna16 = [&](const char* name, const char* epilogue, const char* result) {
     Variant variant = wna16(name, 4, false);
     variant.family = "fused_gemm_wna16";
-    variant.fields.update({{"epilogue", epilogue}, {result, "bf16"}});
+    variant.fields.update({{"epilogue", epilogue}, {result, dtype_of_result(result)}});
     return variant;
   };
-  // Besides its product: dtype parameters are 16-bit, but for codes (Q).
-  const auto fused = [](const char* name, const char* prologue, const char* epilogue,
+  const auto fused = [&](const char* name, const char* prologue, const char* epilogue,
                         const char* result) {
     Variant variant{
         "fused_gemm", name, {{"dtype", "bf16"}, {"prologue", prologue}, {"epilogue", epilogue}}};
     if (*prologue != 0) variant.fields.update({{"eps", 1e-5}, {"stream", "bf16"}});
-    variant.fields[result] = std::string_view(result) == "Q" ? "e4m3" : "bf16";
+    variant.fields[result] = dtype_of_result(result);
     return variant;
   };
   return {fused("gelu", "", "gelu", "Y"),
