@@ -224,8 +224,7 @@ Tolerance FusedGemmFamily::tolerance(const Params& problem, std::size_t index) c
   const Parsed p = served(problem);
   const std::size_t first = p.norm_eps ? 3 : 2;
   if (index < first) return {};
-  return p.EpilogueProblem::tolerance(index - first,
-                                      GemmFamily().tolerance(to_params(p.gemm), 2));
+  return p.EpilogueProblem::tolerance(index - first, GemmFamily().tolerance(to_params(p.gemm), 2));
 }
 
 }  // namespace quern

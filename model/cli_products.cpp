@@ -46,7 +46,7 @@ std::vector<Variant> variants() {
     return variant;
   };
   const auto fused = [&](const char* name, const char* prologue, const char* epilogue,
-                        const char* result) {
+                         const char* result) {
     Variant variant{
         "fused_gemm", name, {{"dtype", "bf16"}, {"prologue", prologue}, {"epilogue", epilogue}}};
     if (*prologue != 0) variant.fields.update({{"eps", 1e-5}, {"stream", "bf16"}});

@@ -118,7 +118,7 @@ struct StreamKSums {
 #pragma unroll
       for (int j = 0; j < sums; j += 4)
         store_vec<float, 4>(to + (i * sums + j) * threads,
-                          {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]});
+                            {sum[i][j], sum[i][j + 1], sum[i][j + 2], sum[i][j + 3]});
     __threadfence();
     named_sync(barrier, threads);
     if (thread == 0) atomicExch(static_cast<u32*>(workspace) + slot, 1u);

@@ -37,10 +37,18 @@ std::optional<std::string> too_many_registers(int registers, int threads, const 
   return std::nullopt;
 }
 
-std::optional<std::string> complete_rounds(double clusters, int blocks, const Arch& arch) {
+std::optional<std::string> complete_rounds(double clusters, int blocks, int m, const Arch& arch) {
+  constexpr int kFewRows = 64;
+  if (m <= kFewRows) return fmt::format("{} rows wait for weights, not for SMs", m);
   const double rounds = clusters / clusters_at_once(blocks, arch);
   if (rounds >= 1 && std::ceil(rounds) >= 1.03 * rounds) return std::nullopt;
   return fmt::format("{:.2f} rounds of tiles need not be divided along k", rounds);
+}
+
+double rounds_of_tiles(double rounds, bool stream_k) {
+  constexpr double kGain = 0.25;  // of the idle part
+  const double whole = std::ceil(rounds);
+  return stream_k ? whole - kGain * (whole - rounds) : whole;
 }
 
 }  // namespace quern

@@ -57,9 +57,9 @@ struct GemmConfig {
         std::pair{"unroll", &C::unroll},         std::pair{"stages", &C::stages},
         std::pair{"async_copy", &C::async_copy}, std::pair{"blocks_per_sm", &C::blocks_per_sm},
         std::pair{"split_k", &C::split_k},       std::pair{"stream_k", &C::stream_k},
-        std::pair{"group_m", &C::group_m},
-        std::pair{"cluster", &C::cluster},       std::pair{"cluster_k", &C::cluster_k},
-        std::pair{"pingpong", &C::pingpong},     std::pair{"algorithm", &C::algorithm}};
+        std::pair{"group_m", &C::group_m},       std::pair{"cluster", &C::cluster},
+        std::pair{"cluster_k", &C::cluster_k},   std::pair{"pingpong", &C::pingpong},
+        std::pair{"algorithm", &C::algorithm}};
   }
   bool operator==(const GemmConfig&) const = default;
 };

@@ -169,7 +169,8 @@ std::optional<std::string> wasteful_wgmma(const GemmProblem& p, const GemmConfig
   if (c.stages != 4 && c.stages < 8 && one_more <= arch.smem_per_block_bytes)
     return "a deeper ring fits";
   if (c.stream_k > 0)
-    if (auto why = complete_rounds(double(tiles(p, c) / c.cluster), cluster(c), arch)) return why;
+    if (auto why = complete_rounds(double(tiles(p, c) / c.cluster), cluster(c), p.m, arch))
+      return why;
   const double sms = std::max(1, arch.num_sms), count = double(tiles(p, c));
   const int shares = shares_of_k(c);
   if (shares > 1 && count >= 0.8 * sms)
@@ -185,7 +186,7 @@ double estimate_wgmma_us(const GemmProblem& p, const GemmConfig& c, const Arch& 
   const double clocks_per_us = arch.clock_ghz * 1e3;
   const double work = double(tiles(p, c)) / c.cluster * c.split_k;
   const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
-  const double rounds = c.stream_k > 0 ? work / at_once : std::ceil(work / at_once);
+  const double rounds = rounds_of_tiles(work / at_once, c.stream_k > 0);
   const double steps = ceil_ratio(ceil_ratio(p.k, c.tile_k), shares_of_k(c));
   const double x_bytes = c.tile_m * c.tile_k * 2.0, w_bytes = c.tile_n * c.tile_k * 2.0;
   // Both operands of every 64 rows are read from shared memory.

@@ -105,7 +105,8 @@ struct WgmmaGemm {
   };
   static __device__ __forceinline__ int first_step(int split) { return split * kTilesK / kSharers; }
 
-  using Parts = typename ChooseType<kStreamK, StreamedTiles<WgmmaGemm>, WholeTiles<WgmmaGemm>>::Type;
+  using Parts =
+      typename ChooseType<kStreamK, StreamedTiles<WgmmaGemm>, WholeTiles<WgmmaGemm>>::Type;
   using Part = TilePart<WgmmaGemm>;
 
   using Ring = RingPlace<kStages>;
@@ -306,7 +307,8 @@ struct WgmmaGemm {
           continue;
         }
         if (part.end < kTilesK)
-          Streamed::gather(args.workspace, walk.plan, cluster, walk.tile, thread, barrier, sum, slot);
+          Streamed::gather(args.workspace, walk.plan, cluster, walk.tile, thread, barrier, sum,
+                           slot);
       }
       const i64 row0 = tile.row0 + row + warp * 16;
       store_own(at, rank, tile, row0, sum, [&](i64 first, int column, const auto& sums) {

@@ -55,11 +55,10 @@ std::optional<std::string> reject_wgmma(const GemmW8A8Problem& p, const GemmW8A8
   if (c.promote > 0 && rows > 64)
     return fmt::format("sums are promoted for 64 rows of a warpgroup, not {}", rows);
   const int sums = rows / 64 * c.tile_n / 2 * (c.promote > 0 ? 3 : 1);
-  const int most = c.promote > 0             ? kMaxPromotedSums
+  const int most = c.promote > 0           ? kMaxPromotedSums
                    : p.w_scale == "tensor" ? kMaxSumsOfTensors
-                                             : kMaxSums;
-  if (sums > most)
-    return fmt::format("{} sums of a thread are too many", sums);
+                                           : kMaxSums;
+  if (sums > most) return fmt::format("{} sums of a thread are too many", sums);
   if (p.dtype == DType::e4m3 && c.promote == 0 && p.k > kMaxUnpromotedK)
     return fmt::format("sums of k = {} products of e4m3 need promotion", p.k);
   if (p.dtype == DType::i8 && c.promote > 0) return "sums of integers are exact without promotion";

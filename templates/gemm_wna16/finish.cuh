@@ -9,8 +9,8 @@
 
 namespace quern {
 
-/// Of the sum `value` of one token and row of w. With two parts `row` is one of the first 8 of a row
-/// tile and `other` the sum of the row 8 further; without, `other` is not used. Both exist.
+/// Of the sum `value` of one token and row of w. With two parts `row` is one of the first 8 of a
+/// row tile and `other` the sum of the row 8 further; without, `other` is not used. Both exist.
 template <class Fusion, int n, class Out>
 __device__ __forceinline__ void finish_sum(const typename Fusion::Args& args, i64 token, int row,
                                            float value, float other) {

@@ -213,7 +213,7 @@ void add_wgmma(const GemmWna16Problem& p, std::vector<GemmWna16Config>& points) 
 std::optional<std::string> wasteful_wgmma(const GemmWna16Problem& p, const GemmWna16Config& c,
                                           const Arch& arch) {
   if (c.stream_k > 0)
-    if (auto why = complete_rounds(static_cast<double>(cluster_tiles(p, c)), cluster(c), arch))
+    if (auto why = complete_rounds(static_cast<double>(cluster_tiles(p, c)), cluster(c), p.m, arch))
       return why;
   const double sms = std::max(1, arch.num_sms), shares = shares_of_k(c);
   const double output_tiles = static_cast<double>(tiles(p, c)), work = output_tiles * shares;
@@ -242,7 +242,7 @@ double estimate_wgmma_us(const GemmWna16Problem& p, const GemmWna16Config& c, co
   const int columns = chunk_columns(p, c);
   const double work = static_cast<double>(cluster_tiles(p, c)) * c.split_k;
   const double at_once = std::min<double>(work, clusters_at_once(cluster(c), arch));
-  const double rounds = c.stream_k > 0 ? work / at_once : std::ceil(work / at_once);
+  const double rounds = rounds_of_tiles(work / at_once, c.stream_k > 0);
   const double blocks = at_once * cluster(c);
   const double steps = ceil_ratio(ceil_ratio(p.k, columns), shares_of_k(c));
   const double w_bytes =

@@ -69,8 +69,7 @@ struct MmaWna16 {
     return piece / 8 * (kTileM * 128) + row * 128 + ((piece ^ row) % 8) * 16;
   }
 
-  static __device__ __forceinline__ void load_x(const Args& args, u32 to, int row0,
-                                                int chunk) {
+  static __device__ __forceinline__ void load_x(const Args& args, u32 to, int row0, int chunk) {
     constexpr int kPieces = kColumns / 8;  // of a row
     const T* x = static_cast<const T*>(args.x);
     const int column0 = chunk * kColumns;
@@ -195,8 +194,8 @@ struct MmaWna16 {
   }
 
   /// Turns the block's sums in shared memory into rows of y.
-  static __device__ __forceinline__ void store_tile(const Args& args, unsigned char* smem,
-                                                    int row0, int column0, int warp, int lane,
+  static __device__ __forceinline__ void store_tile(const Args& args, unsigned char* smem, int row0,
+                                                    int column0, int warp, int lane,
                                                     const Sums& sum) {
     constexpr int kStride = wna16_y_stride(kTileN, kOutBytes);
     constexpr int kPieces = kTileN * kOutBytes / 16;  // of a row

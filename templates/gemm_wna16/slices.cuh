@@ -169,8 +169,8 @@ struct SlicesWna16 {
   /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
   /// each other's; adds it up over groups on the tensor cores. Warps that have the span of other
   /// row tiles leave the same sums.
-  static __device__ __forceinline__ void hold(const Args& args, int span, float* x_sums,
-                                              int lane, SpanX& b) {
+  static __device__ __forceinline__ void hold(const Args& args, int span, float* x_sums, int lane,
+                                              SpanX& b) {
     const int row = lane / 4, t = lane % 4;
     const T* x = static_cast<const T*>(args.x) + span * kSpan + t * 8;
     Bytes<16> piece[kTokenTiles][4];
@@ -210,8 +210,8 @@ struct SlicesWna16 {
   /// Copies a warp's slices of x to shared memory, with zeros where k ends, and adds them up over
   /// groups. Nobody else reads them, but warps of other row tiles, which leave the same.
   template <class SpanOf>
-  static __device__ __forceinline__ void stage_x(const Args& args, const Shared& sh,
-                                                 int first_span, int lane, const SpanOf& span_of) {
+  static __device__ __forceinline__ void stage_x(const Args& args, const Shared& sh, int first_span,
+                                                 int lane, const SpanOf& span_of) {
     constexpr int kPieces = kSpan / 8, kAll = kM * kSlices * kPieces;  // of 16 bytes
     const T* x = static_cast<const T*>(args.x);
 #pragma unroll 4
@@ -443,8 +443,7 @@ struct SlicesWna16 {
     const Share& share;
     int lane, first;  // vector of the lane, of those of a row group
 
-    __device__ __forceinline__ Reducer(const Args& a, const Shared& s, const Share& mine,
-                                       int index)
+    __device__ __forceinline__ Reducer(const Args& a, const Shared& s, const Share& mine, int index)
         : args(a),
           sh(s),
           share(mine),

@@ -174,9 +174,9 @@ struct StreamWna16 {
   /// Adds the sums of the warps that share a row tile, and stores the results, or leaves them in
   /// the workspace where other blocks have more. `partial` alternates between two buffers, so that
   /// one barrier a row group is enough.
-  static __device__ __forceinline__ void finish(const Args& args, float* partial,
-                                                int group, int split, int warp_n, int warp_k,
-                                                int lane, Sums& sum) {
+  static __device__ __forceinline__ void finish(const Args& args, float* partial, int group,
+                                                int split, int warp_n, int warp_k, int lane,
+                                                Sums& sum) {
     float* mine = partial + (warp_k * kWarpsN + warp_n) * kM * 16;
 #pragma unroll
     for (int j = 0; j < kTokenTiles; ++j)
@@ -203,8 +203,8 @@ struct StreamWna16 {
 
   /// Copies the block's share of x to shared memory, with zeros where it ends, and adds it up over
   /// spans.
-  static __device__ __forceinline__ void stage_x(const Args& args, unsigned char* to,
-                                                 float* x_sums, int column0) {
+  static __device__ __forceinline__ void stage_x(const Args& args, unsigned char* to, float* x_sums,
+                                                 int column0) {
     constexpr int kPieces = kShare * Chunk::kColumns / 8;  // of 16 bytes, in a row
     const T* x = static_cast<const T*>(args.x);
     const int thread = static_cast<int>(threadIdx.x);
@@ -251,8 +251,8 @@ struct StreamWna16 {
   }
 
   /// Keeps the rings full; lane i serves warp i. One warp (sm_90 and later).
-  static __device__ __forceinline__ void produce(const Args& args, const Share& share,
-                                                 u32 ring, u32 barriers) {
+  static __device__ __forceinline__ void produce(const Args& args, const Share& share, u32 ring,
+                                                 u32 barriers) {
     const int warp = static_cast<int>(threadIdx.x % kWarp);
     if (warp >= kWarps) return;
     Cursor load{share.set, 0};

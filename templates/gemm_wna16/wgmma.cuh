@@ -185,9 +185,9 @@ struct WgmmaWna16 {
   };
 
   /// A row tile for each thread; `index` counts the producers.
-  static __device__ __forceinline__ void load_w(const Args& args, const Shared& at,
-                                                int stage, const Tile& tile, int chunk,
-                                                const Rank& rank, int index) {
+  static __device__ __forceinline__ void load_w(const Args& args, const Shared& at, int stage,
+                                                const Tile& tile, int chunk, const Rank& rank,
+                                                int index) {
     const u32 barrier = at.is_full(stage);
     if (index == 0) barrier_arrive_expect(barrier, kBytesX + kTiles * Chunk::bytes_of(chunk));
     constexpr int kOwn = kTiles / kClusterM;
@@ -198,9 +198,9 @@ struct WgmmaWna16 {
           min(tile.column0 / 16 + row_tile, kN / 16 - 1), chunk, barrier, rank.sharing_w());
     }
   }
-  static __device__ __forceinline__ void load_x(const Args& args, const Shared& at,
-                                                int stage, const Tile& tile, int chunk,
-                                                const Rank& rank, int index) {
+  static __device__ __forceinline__ void load_x(const Args& args, const Shared& at, int stage,
+                                                const Tile& tile, int chunk, const Rank& rank,
+                                                int index) {
     if (index >= kColumns / 64) return;
     const int column = chunk * kColumns + index * 64;
     const u32 to = shared_address(at.x(stage)) + static_cast<u32>(index * kTileM * 128);
@@ -223,8 +223,7 @@ struct WgmmaWna16 {
     Part part;
     if (Parts parts(schedule, rank, cluster, num_clusters); parts.next(part)) {
       ahead = min(kStages, part.end - part.begin);
-      for (int s = 0; s < ahead; ++s)
-        load_w(args, at, s, part.tile, part.begin + s, rank, index);
+      for (int s = 0; s < ahead; ++s) load_w(args, at, s, part.tile, part.begin + s, rank, index);
     }
     pdl_wait();
     for (Parts parts(schedule, rank, cluster, num_clusters); parts.next(part);)
@@ -356,8 +355,8 @@ struct WgmmaWna16 {
 
   /// Leaves this block's sums in the workspace; in the last block of the tile to arrive, replaces
   /// them by the sums of all and returns true. [tile][split][fragment][thread] of four floats.
-  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile,
-                                                    u32* flag, Sums& sum) {
+  static __device__ __forceinline__ bool add_splits(const Args& args, const Tile& tile, u32* flag,
+                                                    Sums& sum) {
     constexpr i64 kTile = static_cast<i64>(kTileM) * kTileN;
     float* parts =
         reinterpret_cast<float*>(static_cast<unsigned char*>(args.workspace) + kCounterBytes) +
@@ -398,9 +397,9 @@ struct WgmmaWna16 {
   /// Stores 64 columns of y from `column0` on, those of the warpgroup, from row `row0` on: some
   /// tokens at a time are laid out in shared memory as boxes of 128 bytes, turned about, and leave
   /// while the next are, and the warpgroup goes on to the next tile. `index` counts its threads.
-  static __device__ __forceinline__ void store_boxes(const Args& args, const Shared& at,
-                                                     int row0, int column0, int group, int index,
-                                                     u32& buffer, const float (&sum)[kSums]) {
+  static __device__ __forceinline__ void store_boxes(const Args& args, const Shared& at, int row0,
+                                                     int column0, int group, int index, u32& buffer,
+                                                     const float (&sum)[kSums]) {
     constexpr int kTokens = wna16_wgmma_store_tokens(kTileM, sizeof(Out));
     constexpr int kBoxes = sizeof(Out) / 2, kBoxBytes = kTokens * 128;
     if (kN % (kTileN * kClusterN) != 0 && column0 >= kN) return;
@@ -454,8 +453,8 @@ struct WgmmaWna16 {
 
   /// Stores 16 columns of y, `column0` being the warp's first.
   template <int count>
-  static __device__ __forceinline__ void store(const Args& args, i64 row0, int column0,
-                                               int lane, const float (&sum)[count]) {
+  static __device__ __forceinline__ void store(const Args& args, i64 row0, int column0, int lane,
+                                               const float (&sum)[count]) {
     constexpr int kGroups = count / 4;  // of 8 tokens
     if (kN % (kTileN * kClusterN) != 0 && column0 >= kN) return;
     const int t = lane % 4;

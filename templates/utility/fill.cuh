@@ -1,5 +1,5 @@
-// out[i] = stddev * normal(hash(seed, i)), a uniform value, or bits of the hash: random contents made
-// where they are needed, because 16 GB of weights would take longer to send than to use.
+// out[i] = stddev * normal(hash(seed, i)), a uniform value, or bits of the hash: random contents
+// made where they are needed, because 16 GB of weights would take longer to send than to use.
 //
 // The hash is two rounds of the 64-bit finaliser of MurmurHash3 over the counter; for normal values
 // a pair of uniforms goes through Box-Muller. Good enough for test data, not for statistics.

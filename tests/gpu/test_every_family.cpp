@@ -170,10 +170,14 @@ TEST_CASE("small: fused gemm_wna16") {
   };
   for (const int m : {1, 3, 16, 65})
     for (const bool swiglu : {false, true}) {
-      Params p = {{"m", m},           {"n", 80},
-                  {"k", 384},         {"dtype", "f16"},
-                  {"bits", 4},        {"group_size", 128},
-                  {"zero_points", swiglu}, {"epilogue", swiglu ? "swiglu" : "add"}};
+      Params p = {{"m", m},
+                  {"n", 80},
+                  {"k", 384},
+                  {"dtype", "f16"},
+                  {"bits", 4},
+                  {"group_size", 128},
+                  {"zero_points", swiglu},
+                  {"epilogue", swiglu ? "swiglu" : "add"}};
       p[swiglu ? "Y" : "R"] = swiglu ? "f16" : "f32";
       check_family(gpu, family, p, oracle, few());
     }

@@ -89,8 +89,8 @@ TEST_CASE("operands are random numbers as their spec has them, the same for the 
     CHECK(tools.difference(a.address(), b.address(), spec, {}, stream).num_unequal > kCount / 2);
   }
   // Scales: none is close to zero, or negative.
-  OperandSpec scales{"scales", DType::f32, {static_cast<std::int64_t>(kCount)},
-                     OperandSpec::Role::in, 0.1, {}};
+  OperandSpec scales{
+      "scales", DType::f32, {static_cast<std::int64_t>(kCount)}, OperandSpec::Role::in, 0.1, {}};
   scales.between = {0.075, 0.125};
   const Buffer a(scales.size_bytes());
   tools.fill(a.address(), scales, 5, stream);

@@ -201,10 +201,11 @@ TEST_CASE("what is only added to is added to in memory") {
   const auto accumulates = [](const std::string& body, const dsl::Binding& binding,
                               bool whole = true) {
     const std::string text =
-        "kernel k(acc: f32[rows, cols], residual: inout R[rows, cols]) -> (y: f32[rows, cols]) {\n" +
+        "kernel k(acc: f32[rows, cols], residual: inout R[rows, cols]) -> (y: f32[rows, cols]) "
+        "{\n" +
         body + "\n}";
-    const std::string out = dsl::emit_fragment(kernel_of(text.c_str()), binding,
-                                               {.input = "acc", .whole = whole});
+    const std::string out =
+        dsl::emit_fragment(kernel_of(text.c_str()), binding, {.input = "acc", .whole = whole});
     const bool adds = out.find("accumulate(args.residual") != std::string::npos;
     CHECK_NE(adds, out.find("residual = load") != std::string::npos);
     return adds;

@@ -89,8 +89,8 @@ TEST_CASE("the tolerance admits sums that Hopper's tensor cores cut off, scaled 
     p.m = 300, p.n = 300, p.k = c.k, p.dtype = DType::e4m3, p.out_dtype = DType::f32;
     const Errors errors = errors_of(p, c.samples);
     CHECK(errors.rms == doctest::Approx(c.measured).epsilon(0.1));
-    // Of ten elements beyond one tenth of the tolerance one is beyond the next, and 0.6 is the worst
-    // of 10^6: less than 0.5 of some 10^4 leaves 10^8 within it.
+    // Of ten elements beyond one tenth of the tolerance one is beyond the next, and 0.6 is the
+    // worst of 10^6: less than 0.5 of some 10^4 leaves 10^8 within it.
     CHECK_LT(errors.worst, 0.5);
     CHECK_GT(errors.found, c.samples / 10);
   }
