@@ -150,7 +150,9 @@ ProductResult ProductBench::measure(const std::string& name, const ProblemReport
     return rivals.size();
   };
   const std::size_t num_quick = tuned.family == "gemm_w8a8" ? join(quick_rivals(tuned.problem)) : 0;
-  const std::size_t num_dense = tuned.family == "gemm" ? 0 : join(dense_rivals(tuned.problem));
+  const bool is_product = tuned.problem.contains("m");
+  const std::size_t num_dense =
+      tuned.family == "gemm" || !is_product ? 0 : join(dense_rivals(tuned.problem));
   if (const auto plain = family.like(tuned.problem))
     join({{&library_.families().at(plain->family), plain->problem,
            library_.get(plain->family, plain->problem).config()}});

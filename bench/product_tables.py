@@ -19,6 +19,8 @@ TITLES = {
     "add": "bf16 with addition to the residual stream",
     "w4a16-swiglu": "W4A16, group 128, with SwiGLU",
     "w4a16-add": "W4A16, group 128, with addition to the residual stream",
+    "awq": "Codes of AWQ to kernel order", "gptq": "Codes of GPTQ to kernel order",
+    "gptq-act-order": "Codes of GPTQ with act-order to kernel order",
     "rmsnorm": "bf16 of RMSNorm", "rmsnorm-swiglu": "bf16 of RMSNorm, with SwiGLU",
 }
 PEAK_TFLOPS = {"e4m3": 1979, "i8": 1979}  # dense, of an H200; 989.5 for 16 bits
@@ -53,7 +55,7 @@ def table(report):
     print("|---" * (len(head) + 1) + "|")
     for r in rows:
         own = r["median_us"]
-        cells = [r["name"], str(r["problem"]["m"]), f"{own:.2f}", f"{r['spread_us']:.2f}",
+        cells = [r["name"], str(r["problem"].get("m", "-")), f"{own:.2f}", f"{r['spread_us']:.2f}",
                  f"{r['bytes'] / own * 1e-6:.2f}", f"{r['flops'] / own * 1e-6:.0f}",
                  f"{roof_share(r, report['read_roof_bytes_per_second']):.0f}",
                  f"{own / r['read_us']:.3f}"]

@@ -35,6 +35,16 @@ std::vector<Variant> variants() {
         name,
         {{"dtype", "bf16"}, {"bits", bits}, {"group_size", 128}, {"zero_points", zero_points}}};
   };
+  // Codes of a checkpoint to kernel order, when a model is loaded: no product, and no rows of x.
+  const auto repack = [](const char* name, const char* source, bool act_order) {
+    return Variant{"wna16_repack",
+                   name,
+                   {{"part", "codes"},
+                    {"source", source},
+                    {"group_size", 128},
+                    {"act_order", act_order},
+                    {"interleaved", false}}};
+  };
   // As the forward pass has them: 16-bit results (Y), codes of 8 (Q), a residual stream of f32 (R).
   const auto dtype_of_result = [](std::string_view result) {
     return result == "Q" ? "e4m3" : result == "R" ? "f32" : "bf16";
@@ -66,6 +76,9 @@ std::vector<Variant> variants() {
           wna16("w8a16", 8, false),
           fused_wna16("w4a16-swiglu", "swiglu", "Y"),
           fused_wna16("w4a16-add", "add", "R"),
+          repack("awq", "awq", false),
+          repack("gptq", "gptq_v2", false),
+          repack("gptq-act-order", "gptq_v2", true),
           w8a8("int8", "i8", "token", "channel"),
           w8a8("fp8", "e4m3", "tensor", "tensor"),
           w8a8("fp8-token", "e4m3", "token", "channel"),
@@ -138,7 +151,8 @@ std::string product_table(const std::vector<ProductResult>& results, const Roofs
       true);
   for (const ProductResult& r : results) {
     const double least = roofs.least_us(family, r.problem), own = r.timing.median_us;
-    table.add({r.name, to_text(r.problem.at("m")), to_text(r.problem.at("n")),
+    table.add({r.name, r.problem.contains("m") ? to_text(r.problem.at("m")) : "-",
+               to_text(r.problem.at("n")),
                to_text(r.problem.at("k")), us(r.timing), fmt::format("{:.2f}", r.timing.spread_us),
                fmt::format("{:.2f}", r.bytes_per_second() / 1e12),
                fmt::format("{:.1f}", r.flops_per_second() / 1e12),
@@ -170,16 +184,18 @@ void bench_products(const Common& common, const ProductOptions& options) {
     if (std::none_of(products.begin(), products.end(),
                      [&](const NamedProduct& p) { return p.product.name == wanted; }))
       throw InputError(fmt::format("'{}' is not a product of a layer", wanted));
-  for (const int rows : options.rows)
+  const bool has_rows = !family.dynamic_fields().empty();
+  for (const int rows : has_rows ? options.rows : std::vector<int>{0})
     for (const auto& [product, out] : products) {
       const auto& only = options.products;
       if (!only.empty() && std::find(only.begin(), only.end(), product.name) == only.end())
         continue;
       if (product.name == "lm_head" && rows > kMostRowsOfHead) continue;
-      Params problem = {{"m", rows}, {"n", product.n}, {"k", product.k}};
+      Params problem = Params::object();
+      if (has_rows) problem["m"] = rows;
+      problem.update(Params{{"n", product.n}, {"k", product.k}});
       problem.update(variant.fields);
-      const bool fused = variant.family.starts_with("fused_");
-      if (!fused) problem["out_dtype"] = name(out);
+      if (has_rows && !variant.family.starts_with("fused_")) problem["out_dtype"] = name(out);
       if (const auto reason = family.unsupported(problem, session.kernels().arch()))
         throw InputError(fmt::format("{}: {}", to_text(problem), *reason));
       names[to_key(bucketed(family, problem))] = product.name;

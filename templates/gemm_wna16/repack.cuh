@@ -17,8 +17,9 @@
 // the result 8 rows of each in turn, which is what products with SwiGLU read (gemm/fusion.cuh): its
 // row r is row r / 16 * 8 + r % 8 of matrix r / 8 % 2. Words of AWQ hold 8 rows, so those of one.
 //
-// A block turns 64 columns of 256 rows: it reads whole lines, leaves a byte a code in shared
-// memory, and each warp writes whole units.
+// A block turns 64 columns of 256 rows: it reads whole lines, leaves the checkpoint's words in shared
+// memory, and each warp picks the codes of whole units out of them. (A byte a code there would take
+// three times as many accesses, which is more than memory takes.)
 #pragma once
 #include "common/memory.cuh"
 #include "common/types.cuh"
@@ -28,9 +29,6 @@
 namespace quern {
 
 enum class RepackSource { awq, gptq, gptq_v2, packed, int8 };
-
-/// The row, of eight, that nibble i of an AWQ word belongs to.
-__device__ __forceinline__ int awq_row(int i) { return i < 4 ? 2 * i : 2 * i - 7; }
 
 /// Where the input has the rows of the result.
 template <class Problem>
@@ -55,89 +53,127 @@ struct RepackCodes {
   using Rows = RepackRows<Problem>;
   static constexpr int kN = Problem::n, kK = Problem::k, kBits = Problem::bits;
   static constexpr RepackSource kSource = Problem::source;
-  static constexpr int kStride = kRepackRows + 8;  // of a column's codes in shared memory
+  static constexpr bool kGptq = kSource == RepackSource::gptq || kSource == RepackSource::gptq_v2;
   static constexpr int kUnitColumns = wna16_unit_columns(kBits);
 
-  /// Leaves the codes of rows n0.. and columns k0.. as bytes [column][row].
-  static __device__ __forceinline__ void read(const RepackArgs& args, u8* codes, int n0, int k0) {
-    const int thread = static_cast<int>(threadIdx.x);
-    const int rows = min(kRepackRows, kN - n0);
+  // The block's codes in shared memory, as words of the checkpoint. awq: [column][8 rows]; else
+  // [columns of a word][row].
+  static constexpr bool kWordsOfRows = kSource == RepackSource::awq;
+  static constexpr int kPerWord = 32 / kBits;
+  static constexpr int kLines = kWordsOfRows ? kRepackColumns : kRepackColumns / kPerWord;
+  static constexpr int kLineWords = kWordsOfRows ? kRepackRows / 8 : kRepackRows;
+  /// Lanes that read or write at once differ by two columns of awq, or by a line and some rows.
+  static constexpr int kStride = kLineWords + (kWordsOfRows ? 2 : 4);
+  static constexpr int kOwn = kLines * kLineWords / kRepackThreads;  // words of a thread
+
+  /// The word at `place` of line `line`; its rows exist.
+  static __device__ __forceinline__ u32 read(const RepackArgs& args, int n0, int k0, int line,
+                                             int place) {
     const u32* in = static_cast<const u32*>(args.in);
     const auto source_column = [&](int c) { return args.order ? args.order[k0 + c] : k0 + c; };
-    if constexpr (kSource == RepackSource::awq) {
-      for (int i = thread; i < kRepackColumns * kRepackRows / 8; i += kRepackThreads) {
-        const int c = i / (kRepackRows / 8), r = i % (kRepackRows / 8) * 8;
-        if (r >= rows) continue;
-        const u32 word = in[Rows::side_by_side(n0 + r, source_column(c), kK, 8)];
+    if constexpr (kWordsOfRows) {
+      return in[Rows::side_by_side(n0 + place * 8, source_column(line), kK, 8)];
+    } else if constexpr (kGptq) {
+      const int row = n0 + place;
+      if (!args.order) return in[Rows::side_by_side(row, k0 / 8 + line, kK / 8, 1)];
+      u32 word = 0;
 #pragma unroll
-        for (int j = 0; j < 8; ++j)
-          codes[c * kStride + r + awq_row(j)] = static_cast<u8>(word >> (4 * j) & 15);
+      for (int j = 0; j < 8; ++j) {
+        const int from = source_column(line * 8 + j);
+        word |= (in[Rows::side_by_side(row, from / 8, kK / 8, 1)] >> (from % 8 * 4) & 15)
+                << (4 * j);
       }
-    } else if constexpr (kSource == RepackSource::gptq || kSource == RepackSource::gptq_v2) {
-      if (args.order) {
-        for (int i = thread; i < kRepackColumns * kRepackRows; i += kRepackThreads) {
-          const int c = i / kRepackRows, r = i % kRepackRows;
-          if (r >= rows) continue;
-          const int from = source_column(c);
-          const u32 word = in[Rows::side_by_side(n0 + r, from / 8, kK / 8, 1)];
-          codes[c * kStride + r] = static_cast<u8>(word >> (from % 8 * 4) & 15);
-        }
-      } else {
-        for (int i = thread; i < kRepackColumns / 8 * kRepackRows; i += kRepackThreads) {
-          const int c = i / kRepackRows * 8, r = i % kRepackRows;
-          if (r >= rows) continue;
-          const u32 word = in[Rows::side_by_side(n0 + r, (k0 + c) / 8, kK / 8, 1)];
-#pragma unroll
-          for (int j = 0; j < 8; ++j)
-            codes[(c + j) * kStride + r] = static_cast<u8>(word >> (4 * j) & 15);
-        }
-      }
+      return word;
     } else {
-      constexpr int kPerWord = 32 / kBits, kWords = kRepackColumns / kPerWord;  // of a row
-      for (int i = thread; i < kWords * kRepackRows; i += kRepackThreads) {
-        const int r = i / kWords, c = i % kWords * kPerWord;
-        if (r >= rows) continue;
-        u32 word = in[(static_cast<i64>(Rows::through(n0 + r)) * kK + k0 + c) / kPerWord];
-        if constexpr (kBits == 8) word ^= 0x80808080u;  // + 128
-#pragma unroll
-        for (int j = 0; j < kPerWord; ++j)
-          codes[(c + j) * kStride + r] = static_cast<u8>(word >> (kBits * j) & ((1u << kBits) - 1));
-      }
+      const u32 word =
+          in[(static_cast<i64>(Rows::through(n0 + place)) * kK + k0) / kPerWord + line];
+      return kBits == 8 ? word ^ 0x80808080u : word;  // + 128
     }
   }
 
-  static __device__ __forceinline__ void run(const RepackArgs& args) {
-    __shared__ u8 codes[kRepackColumns * kStride];
-    constexpr int kBlocksK = kK / kRepackColumns;
-    const int k0 = static_cast<int>(blockIdx.x) % kBlocksK * kRepackColumns;
-    const int n0 = static_cast<int>(blockIdx.x) / kBlocksK * kRepackRows;
-    read(args, codes, n0, k0);
-    __syncthreads();
+  static __device__ __forceinline__ void stage(const RepackArgs& args, u32* words, int n0, int k0) {
+    const int rows = min(kRepackRows, kN - n0);
+    const auto line_of = [&](int i) {
+      const int at = i * kRepackThreads + static_cast<int>(threadIdx.x);
+      // Neighbours in the checkpoint are neighbours among the threads.
+      return kWordsOfRows || kGptq ? at / kLineWords : at % kLines;
+    };
+    const auto place_of = [&](int i) {
+      const int at = i * kRepackThreads + static_cast<int>(threadIdx.x);
+      return kWordsOfRows || kGptq ? at % kLineWords : at / kLines;
+    };
+    u32 word[kOwn];  // all on their way at once
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) {
+      const bool exists = place_of(i) * (kWordsOfRows ? 8 : 1) < rows;
+      word[i] = exists ? read(args, n0, k0, line_of(i), place_of(i)) : 0u;
+    }
+#pragma unroll
+    for (int i = 0; i < kOwn; ++i) words[line_of(i) * kStride + place_of(i)] = word[i];
+  }
+
+  /// What a lane has of a unit: rows g and g + 8 of a row tile, at columns 2 t, 2 t + 1, and those 8
+  /// further, of every 16.
+  static __device__ __forceinline__ Bytes<16> unit(const u32* words, int row, int column, int g,
+                                                   int t) {
+    Bytes<16> out{};
+#pragma unroll
+    for (int step = 0; step < kUnitColumns / 16; ++step)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int first = column + step * 16 + half * 8;
+        if constexpr (kWordsOfRows) {
+          const int shift = 4 * (g / 2 + g % 2 * 4);  // nibble of row g
+#pragma unroll
+          for (int h = 0; h < 2; ++h) {
+            const auto pair = *reinterpret_cast<const Bytes<8>*>(
+                words + (first + 2 * t + h) * kStride + row / 8);
+            out.word[step] |= (pair.word[0] >> shift & 15) << (4 * (2 * half + 4 * h)) |
+                              (pair.word[1] >> shift & 15) << (4 * (2 * half + 1 + 4 * h));
+          }
+        } else {
+#pragma unroll
+          for (int p = 0; p < 2; ++p) {
+            const int line = kBits == 4 ? first / 8 : first / 4 + t / 2;
+            const u32 word = words[line * kStride + row + g + 8 * p];
+            if constexpr (kBits == 4) {
+              const u32 two = word >> (8 * t);
+              out.word[step] |= (two & 15) << (4 * (2 * half + p)) |
+                                (two >> 4 & 15) << (4 * (2 * half + p + 4));
+            } else {
+              const u32 two = word >> (16 * (t % 2));
+              out.word[2 * step + half] |= (two & 255) << (8 * p) | (two >> 8 & 255) << (8 * (p + 2));
+            }
+          }
+        }
+      }
+    return out;
+  }
+
+  /// Writes whole units, a warp one at a time.
+  static __device__ __forceinline__ void turn(const RepackArgs& args, const u32* words, int n0,
+                                              int k0) {
     constexpr int kUnits = kRepackColumns / kUnitColumns;  // of a row tile
-    const int lane = static_cast<int>(threadIdx.x % kWarp), g = lane / 4, t = lane % 4;
+    const int lane = static_cast<int>(threadIdx.x % kWarp);
     for (int i = static_cast<int>(threadIdx.x / kWarp); i < kRepackRows / 16 * kUnits;
          i += kRepackThreads / kWarp) {
       const int row = i / kUnits * 16, column = i % kUnits * kUnitColumns;
       if (n0 + row >= kN) break;
-      Bytes<16> out{};
-#pragma unroll
-      for (int step = 0; step < kUnitColumns / 16; ++step)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-#pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const u32 code = codes[(column + step * 16 + 2 * t + 8 * (j / 2) + h) * kStride + row +
-                                   g + 8 * (j % 2)];
-            if constexpr (kBits == 4)
-              out.word[step] |= code << (4 * (j + 4 * h));
-            else
-              out.word[2 * step + j / 2] |= code << (8 * (j % 2 + 2 * h));
-          }
-      const i64 unit =
+      const i64 to =
           static_cast<i64>((n0 + row) / 16) * (kK / kUnitColumns) + (k0 + column) / kUnitColumns;
-      *reinterpret_cast<Bytes<16>*>(static_cast<u8*>(args.out) + unit * kWna16UnitBytes +
-                                    lane * 16) = out;
+      *reinterpret_cast<Bytes<16>*>(static_cast<u8*>(args.out) + to * kWna16UnitBytes + lane * 16) =
+          unit(words, row, column, lane / 4, lane % 4);
     }
+  }
+
+  static __device__ __forceinline__ void run(const RepackArgs& args) {
+    __shared__ __align__(8) u32 words[kLines * kStride];
+    constexpr int kBlocksK = kK / kRepackColumns;
+    const int k0 = static_cast<int>(blockIdx.x) % kBlocksK * kRepackColumns;
+    const int n0 = static_cast<int>(blockIdx.x) / kBlocksK * kRepackRows;
+    stage(args, words, n0, k0);
+    __syncthreads();
+    turn(args, words, n0, k0);
   }
 };
 
