@@ -9,6 +9,7 @@
 
 #include "templates/common/roofline.h"
 #include "templates/common/stub.h"
+#include "templates/common/tunables.h"
 #include "templates/gemm_wna16/gemm_wna16_args.h"
 #include "templates/gemm_wna16/repack_args.h"
 
@@ -19,9 +20,11 @@ using Reason = std::optional<std::string>;
 using Problem = Wna16RepackProblem;
 
 struct RepackConfig {
+  std::string kernel = "tiles";  // tiles; rows, for reordered columns of gptq
   int threads = kRepackThreads;
   static constexpr auto fields() {
-    return std::make_tuple(std::pair{"threads", &RepackConfig::threads});
+    using C = RepackConfig;
+    return std::tuple{std::pair{"kernel", &C::kernel}, std::pair{"threads", &C::threads}};
   }
   bool operator==(const RepackConfig&) const = default;
 };
@@ -49,6 +52,30 @@ Reason refusal(const Problem& p) {
   return std::nullopt;
 }
 
+/// rows: the codes of 16 whole rows, 8 bytes a column.
+int smem_bytes(const Problem& p, const RepackConfig& c) { return c.kernel == "rows" ? p.k * 8 : 0; }
+
+Reason rejection(const Problem& p, const RepackConfig& c, const Arch& arch) {
+  if (c.kernel == "tiles") {
+    if (c.threads == kRepackThreads) return std::nullopt;
+    return fmt::format("threads = {} is not {}", c.threads, kRepackThreads);
+  }
+  if (c.kernel != "rows") return fmt::format("kernel '{}' is not tiles or rows", c.kernel);
+  if (!is_gptq(p) || !p.act_order) return "whole rows are for gptq's reordered columns";
+  if (c.threads != 256 && c.threads != 512 && c.threads != 1024)
+    return fmt::format("threads = {} is not 256, 512 or 1024", c.threads);
+  return too_much_smem(smem_bytes(p, c), 1, arch);
+}
+
+/// How often memory is read, or stands idle, compared with the best that a kernel could do.
+double slowdown(const Problem& p, const RepackConfig& c, const Arch& arch) {
+  if (!is_gptq(p) || !p.act_order) return 1;
+  if (c.kernel == "tiles") return 3;  // each word of reordered columns comes eight times, from L2
+  constexpr double kBusyThreads = 1024;  // of an SM
+  const int blocks = arch.smem_per_sm_bytes / (smem_bytes(p, c) + 1024);
+  return std::max(1.0, kBusyThreads / (blocks * c.threads));
+}
+
 Problem problem_from(const Params& params) {
   const auto p = from_params<Problem>(params);
   if (const auto why = refusal(p)) throw InputError(*why);
@@ -68,30 +95,22 @@ class RepackFamily final : public Family {
   std::vector<std::string> dynamic_fields() const override { return {}; }
   std::vector<Tunable> space(const Params& problem) const override {
     problem_from(problem);
-    return {{"threads", {kRepackThreads}}};
+    return {{"kernel", {"rows", "tiles"}}, {"threads", {256, 512, 1024}}};
   }
-  RankedSpace ranked_space(const Params& problem, const Arch& arch) const override {
-    return rank_points(
-        RepackConfig{}, std::vector<RepackConfig>{RepackConfig{}},
-        [](const RepackConfig&) -> Reason { return std::nullopt; },
-        [&](const RepackConfig&) { return estimate_us(problem, {}, arch); });
-  }
-  Params default_config(const Params& problem, const Arch&) const override {
-    problem_from(problem);
-    return to_params(RepackConfig{});
-  }
-  double estimate_us(const Params& problem, const Params&, const Arch& arch) const override {
-    return kLaunchUs + kNoPdlUs + cost(problem).bytes / (0.8e3 * arch.dram_gbps);
+  double estimate_us(const Params& problem, const Params& config, const Arch& arch) const override {
+    const Problem p = problem_from(problem);
+    return kLaunchUs + kNoPdlUs +
+           slowdown(p, from_params<RepackConfig>(config), arch) * cost(problem).bytes /
+               (0.8e3 * arch.dram_gbps);
   }
   Reason unsupported(const Params& problem, const Arch&) const override {
     return refusal(from_params<Problem>(problem));
   }
-  Reason reject_reason(const Params& problem, const Params& config, const Arch&) const override {
-    if (auto why = refusal(from_params<Problem>(problem))) return why;
-    const int threads = from_params<RepackConfig>(config).threads;
-    if (threads != kRepackThreads)
-      return fmt::format("threads = {} is not {}", threads, kRepackThreads);
-    return std::nullopt;
+  Reason reject_reason(const Params& problem, const Params& config,
+                       const Arch& arch) const override {
+    const auto p = from_params<Problem>(problem);
+    if (auto why = refusal(p)) return why;
+    return rejection(p, from_params<RepackConfig>(config), arch);
   }
   Params reference_config(const Params&) const override { return nullptr; }
 
@@ -99,30 +118,36 @@ class RepackFamily final : public Family {
                       const Arch& arch) const override {
     const Problem p = problem_from(problem);
     if (const auto why = reject_reason(problem, config, arch)) throw InputError(*why);
-    const std::string run = p.part == "codes" ? "RepackCodes<Problem>::run"
-                                              : fmt::format("RepackGroups<Problem>::{}", p.part);
-    return {
-        fmt::format("#include \"gemm_wna16/repack.cuh\"\n\n"
-                    "struct Problem {{\n"
-                    "  static constexpr int n = {}, k = {}, group_size = {}, bits = {};\n"
-                    "  static constexpr auto source = quern::RepackSource::{};\n"
-                    "  static constexpr bool interleaved = {};\n}};\n"
-                    "extern \"C\" __global__ void __launch_bounds__({})\n"
-                    "wna16_repack(const quern::RepackArgs args) {{\n  quern::{}(args);\n}}\n",
-                    p.n, p.k, p.group_size, bits(p), p.source, p.interleaved, kRepackThreads, run),
-        "wna16_repack",
-        {}};
+    const auto c = from_params<RepackConfig>(config);
+    const bool rows = c.kernel == "rows";
+    const std::string run = rows ? fmt::format("RepackReordered<Problem, {}>::run", c.threads)
+                            : p.part == "codes" ? "RepackCodes<Problem>::run"
+                                                : fmt::format("RepackGroups<Problem>::{}", p.part);
+    return {fmt::format("#include \"gemm_wna16/{}.cuh\"\n\n"
+                        "struct Problem {{\n"
+                        "  static constexpr int n = {}, k = {}, group_size = {}, bits = {};\n"
+                        "  static constexpr auto source = quern::RepackSource::{};\n"
+                        "  static constexpr bool interleaved = {};\n}};\n"
+                        "extern \"C\" __global__ void __launch_bounds__({})\n"
+                        "wna16_repack(const quern::RepackArgs args) {{\n  quern::{}(args);\n}}\n",
+                        rows ? "repack_reordered" : "repack", p.n, p.k, p.group_size, bits(p),
+                        p.source, p.interleaved, c.threads, run),
+            "wna16_repack",
+            {}};
   }
   LaunchPlan plan(const Params& problem, const Params& config, const Arch& arch) const override {
     const Problem p = problem_from(problem);
     if (const auto why = reject_reason(problem, config, arch)) throw InputError(*why);
+    const auto c = from_params<RepackConfig>(config);
     const std::int64_t blocks =
-        p.part == "codes"
+        c.kernel == "rows" ? p.n / kWna16UnitRows
+        : p.part == "codes"
             ? std::int64_t{p.k / kRepackColumns} * ((p.n + kRepackRows - 1) / kRepackRows)
             : (std::int64_t{p.n} * (p.k / p.group_size) + kRepackThreads - 1) / kRepackThreads;
     LaunchPlan plan;
     plan.grid[0] = static_cast<unsigned>(blocks);
-    plan.block[0] = kRepackThreads;
+    plan.block[0] = static_cast<unsigned>(c.threads);
+    plan.smem_bytes = static_cast<unsigned>(smem_bytes(p, c));
     return plan;
   }
 

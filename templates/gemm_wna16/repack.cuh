@@ -30,6 +30,20 @@ namespace quern {
 
 enum class RepackSource { awq, gptq, gptq_v2, packed, int8 };
 
+/// What lane g of a unit has of 16 columns of words that hold 8 rows each: nibble `nibble`, that of
+/// row g, of [half][column][8 rows], half being 8 columns further, in the order of a unit's word.
+__device__ __forceinline__ u32 nibbles_of_row(const Bytes<8> (&pair)[2][2], int nibble) {
+  const u32 byte = static_cast<u32>(nibble / 2) * 0x11 + 0x40;  // of either word
+  u32 of_rows[2];                                               // g and g + 8
+#pragma unroll
+  for (int p = 0; p < 2; ++p) {
+    const u32 low = __byte_perm(pair[0][0].word[p], pair[1][0].word[p], byte);
+    const u32 high = __byte_perm(pair[0][1].word[p], pair[1][1].word[p], byte);
+    of_rows[p] = __byte_perm(low, high, 0x5410) >> (nibble % 2 * 4) & 0x0f0f0f0f;
+  }
+  return of_rows[0] | of_rows[1] << 4;
+}
+
 /// Where the input has the rows of the result.
 template <class Problem>
 struct RepackRows {
@@ -118,35 +132,31 @@ struct RepackCodes {
                                                    int t) {
     Bytes<16> out{};
 #pragma unroll
-    for (int step = 0; step < kUnitColumns / 16; ++step)
+    for (int step = 0; step < kUnitColumns / 16; ++step) {
+      if constexpr (kWordsOfRows) {
+        Bytes<8> pair[2][2];
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int first = column + step * 16 + half * 8;
-        if constexpr (kWordsOfRows) {
-          const int shift = 4 * (g / 2 + g % 2 * 4);  // nibble of row g
+        for (int i = 0; i < 4; ++i)
+          pair[i / 2][i % 2] = *reinterpret_cast<const Bytes<8>*>(
+              words + (column + step * 16 + i / 2 * 8 + 2 * t + i % 2) * kStride + row / 8);
+        out.word[step] = nibbles_of_row(pair, g / 2 + g % 2 * 4);
+        continue;
+      }
 #pragma unroll
-          for (int h = 0; h < 2; ++h) {
-            const auto pair = *reinterpret_cast<const Bytes<8>*>(
-                words + (first + 2 * t + h) * kStride + row / 8);
-            out.word[step] |= (pair.word[0] >> shift & 15) << (4 * (2 * half + 4 * h)) |
-                              (pair.word[1] >> shift & 15) << (4 * (2 * half + 1 + 4 * h));
-          }
+      for (int i = 0; i < 4; ++i) {
+        const int half = i / 2, p = i % 2, first = column + step * 16 + half * 8;
+        const int line = kBits == 4 ? first / 8 : first / 4 + t / 2;
+        const u32 word = words[line * kStride + row + g + 8 * p];
+        if constexpr (kBits == 4) {
+          const u32 two = word >> (8 * t);
+          out.word[step] |= (two & 15) << (4 * (2 * half + p)) |
+                            (two >> 4 & 15) << (4 * (2 * half + p + 4));
         } else {
-#pragma unroll
-          for (int p = 0; p < 2; ++p) {
-            const int line = kBits == 4 ? first / 8 : first / 4 + t / 2;
-            const u32 word = words[line * kStride + row + g + 8 * p];
-            if constexpr (kBits == 4) {
-              const u32 two = word >> (8 * t);
-              out.word[step] |= (two & 15) << (4 * (2 * half + p)) |
-                                (two >> 4 & 15) << (4 * (2 * half + p + 4));
-            } else {
-              const u32 two = word >> (16 * (t % 2));
-              out.word[2 * step + half] |= (two & 255) << (8 * p) | (two >> 8 & 255) << (8 * (p + 2));
-            }
-          }
+          const u32 two = word >> (16 * (t % 2));
+          out.word[2 * step + half] |= (two & 255) << (8 * p) | (two >> 8 & 255) << (8 * (p + 2));
         }
       }
+    }
     return out;
   }
 

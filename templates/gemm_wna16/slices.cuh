@@ -166,30 +166,38 @@ struct SlicesWna16 {
   using SpanSums = float[kGroups][kTokenTiles][2];
   using Sums = float[kTokenTiles][4];
 
-  /// Reads a span of x as pieces of 16 bytes and deals out what the four lanes of a token need of
-  /// each other's; adds it up over groups on the tensor cores. Warps that have the span of other
-  /// row tiles leave the same sums.
-  static __device__ __forceinline__ void hold(const Args& args, int span, float* x_sums, int lane,
-                                              SpanX& b) {
-    const int row = lane / 4, t = lane % 4;
-    const T* x = static_cast<const T*>(args.x) + span * kSpan + t * 8;
-    Bytes<16> piece[kTokenTiles][4];
+  /// Reads a span of x as pieces of 16 bytes, into the registers of their fragments. Rows and spans
+  /// that are not there are as good as any other, because nobody reads their sums: so loads depend
+  /// on nothing, and those of all spans are on their way at once.
+  static __device__ __forceinline__ void load_x(const Args& args, int span, int lane, SpanX& b) {
+    const int from = kWhole ? span : min(span, kSpansK - 1);
+    const T* x = static_cast<const T*>(args.x) + from * kSpan + lane % 4 * 8;
 #pragma unroll
-    for (int j = 0; j < kTokenTiles; ++j)
+    for (int j = 0; j < kTokenTiles; ++j) {
+      const i64 row = min(static_cast<i64>(j * 8 + lane / 4), args.m - 1);
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        piece[j][p] = Bytes<16>{};
-        if (j * 8 + row < args.m && (kWhole || span < kSpansK))
-          piece[j][p] =
-              *reinterpret_cast<const Bytes<16>*>(x + static_cast<i64>(j * 8 + row) * kK + p * 32);
+        const auto piece = *reinterpret_cast<const Bytes<16>*>(x + row * kK + p * 32);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece.word[i];
       }
+    }
+  }
+
+  /// Deals out what the four lanes of a token need of each other's pieces; adds the span up over
+  /// groups on the tensor cores. Warps that have the span of other row tiles leave the same sums.
+  static __device__ __forceinline__ void deal_out(float* x_sums, int lane, SpanX& b) {
+    const int t = lane % 4;
 #pragma unroll
     for (int j = 0; j < kTokenTiles; ++j) {
 #pragma unroll
       for (int p = 0; p < 4; ++p) {
-        quad_transpose(piece[j][p].word, t);
+        u32 piece[4];
 #pragma unroll
-        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece[j][p].word[i];
+        for (int i = 0; i < 4; ++i) piece[i] = b[j][2 * p + i / 2][i % 2];
+        quad_transpose(piece, t);
+#pragma unroll
+        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece[i];
       }
       if constexpr (kRaised) {
         const u32 ones[4] = {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>};
@@ -345,7 +353,9 @@ struct SlicesWna16 {
     if constexpr (kHeld) {
 #pragma unroll
       for (int i = 0; i < kSlices; ++i)
-        hold(args, share.first_span() + span_of(i), sums_of(span_of(i)), lane, held[i]);
+        load_x(args, share.first_span() + span_of(i), lane, held[i]);
+#pragma unroll
+      for (int i = 0; i < kSlices; ++i) deal_out(sums_of(span_of(i)), lane, held[i]);
       __syncwarp();
       if constexpr (kHeldSums) {
 #pragma unroll

@@ -96,7 +96,7 @@ TEST_CASE("checkpoints of every source are repacked as loops on the CPU do it") 
     for (const char* part : {"codes", "scales", "zeros"})
       for (const bool act_order : {false, true})
         for (const bool interleaved : {false, true})
-          for (const auto& [n, k] : {std::pair{16, 64}, {272, 320}, {1024, 128}}) {
+          for (const auto& [n, k] : {std::pair{16, 64}, {272, 320}, {1024, 128}, {48, 4160}}) {
             Wna16RepackProblem p;
             p.source = source, p.part = part, p.act_order = act_order, p.n = n, p.k = k;
             p.interleaved = interleaved;

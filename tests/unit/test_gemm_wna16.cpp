@@ -227,6 +227,23 @@ TEST_CASE("operands say where zero points are") {
   CHECK_EQ(asymmetric[3].size_bytes(), 64 * 8);
 }
 
+TEST_CASE("reordered columns are repacked by whole rows where those fit") {
+  const auto repack = make_wna16_repack_family();
+  Wna16RepackProblem p;
+  p.source = "gptq", p.n = 4096, p.act_order = true;
+  const auto kernel = [&](int k, const char* arch) {
+    p.k = k;
+    return repack->default_config(to_params(p), parse_arch(arch)).at("kernel").get<std::string>();
+  };
+  CHECK_EQ(kernel(4096, "sm_86"), "rows");
+  CHECK_EQ(kernel(14336, "sm_80"), "rows");
+  CHECK_EQ(kernel(14336, "sm_86"), "tiles");
+  CHECK_EQ(kernel(28672, "sm_90a"), "rows");
+  CHECK_EQ(kernel(28672, "sm_80"), "tiles");
+  p.source = "awq";  // its words hold a column each
+  CHECK_EQ(kernel(4096, "sm_90a"), "tiles");
+}
+
 TEST_CASE("repacking keeps the rules of a family and compiles") {
   const auto repack = make_wna16_repack_family();
   const Arch arch = parse_arch("sm_90a");
@@ -237,7 +254,15 @@ TEST_CASE("repacking keeps the rules of a family and compiles") {
         p.source = source, p.part = part, p.n = 272, p.k = 320, p.interleaved = interleaved;
         if (repack->unsupported(to_params(p), arch)) continue;
         test::check_family_rules(*repack, to_params(p));
+        p.act_order = true;
+        if (!repack->unsupported(to_params(p), arch))
+          test::check_family_rules(*repack, to_params(p));
       }
+  for (const bool interleaved : {false, true}) {
+    Wna16RepackProblem p;
+    p.source = "gptq_v2", p.act_order = true, p.n = 272, p.k = 320, p.interleaved = interleaved;
+    test::check_family_compiles(*repack, to_params(p), 3);
+  }
   for (const char* part : {"codes", "zeros"})
     for (const bool interleaved : {false, true}) {
       Wna16RepackProblem p;
