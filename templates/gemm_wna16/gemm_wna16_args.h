@@ -98,7 +98,7 @@ struct Wna16Slices {
 
   static constexpr int kSpan = 128;            // columns that a warp takes at once
   static constexpr int kBuffers = 2;           // of the warps' sums
-  static constexpr int kHelpers = 4;           // warps that copy and add
+  static constexpr int kHelpers = 4;           // warps that give registers away
   static constexpr int kReducers = 2;          // of them, at most, that add
   static constexpr int kHelperRegisters = 32;  // of their threads, where the others take more
 
@@ -127,16 +127,19 @@ struct Wna16Slices {
   constexpr int x_bytes() const { return holds_x() ? 0 : tile_m * x_stride(); }
   constexpr int num_x_sums() const { return tile_m * slices() * warps_k * groups(); }
 
-  constexpr int threads() const { return (warps() + kHelpers) * 32; }
+  /// Those that copy and add.
+  constexpr int helpers() const { return moves_registers() ? kHelpers : 1 + reducers(); }
+  constexpr int threads() const { return (warps() + helpers()) * 32; }
   /// Registers that a thread starts with, and those of a warp that multiplies. They are dealt out
   /// to four warps at a time, by eights.
-  constexpr int start_registers() const {
-    const int most = 65536 / (wna16_ceil_div(threads(), 128) * 128 * blocks_per_sm) / 8 * 8;
+  constexpr int start_registers() const { return registers_of(warps() + helpers()); }
+  constexpr int registers_of(int warps_of_block) const {
+    const int most = 65536 / (wna16_ceil_div(warps_of_block, 4) * 128 * blocks_per_sm) / 8 * 8;
     return most < 248 ? most : 248;
   }
   /// Where 64 of them hold x, the helpers give some of theirs away.
   constexpr bool moves_registers() const {
-    return warps() % 4 == 0 && tile_m > 8 && start_registers() < 128;
+    return warps() % 4 == 0 && tile_m > 8 && registers_of(warps() + kHelpers) < 128;
   }
   constexpr int math_registers() const {
     if (!moves_registers()) return start_registers();
@@ -155,13 +158,18 @@ struct Wna16Slices {
   /// us).
   constexpr int reducers() const { return tile_m > 8 && cluster <= 2 ? kReducers : 1; }
   constexpr int sums() const { return tile_m * kWna16UnitRows; }  // of a row tile
+  /// What a warp leaves its sums in, and deals x out through before (HeldX).
+  constexpr int partial_floats() const {
+    constexpr int kLeast = 128;
+    return kBuffers * sums() > kLeast ? kBuffers * sums() : kLeast;
+  }
   /// Row groups that a block gathers from its cluster.
   constexpr int slots(int clusters) const {
     return cluster == 1 ? 0 : wna16_ceil_div(wna16_ceil_div(row_groups(), clusters), cluster);
   }
   /// The ring, the warps' sums, x, its sums, barriers, the sums of the cluster.
   constexpr int smem_bytes(int clusters) const {
-    return stages * stage_bytes() + kBuffers * warps() * sums() * 4 + x_bytes() +
+    return stages * stage_bytes() + warps() * partial_floats() * 4 + x_bytes() +
            (num_x_sums() + 3) / 4 * 16 + (2 * stages + 2 * kBuffers) * 8 +
            (slots(clusters) + 1) / 2 * 16 + slots(clusters) * cluster * warps_n * sums() * 4;
   }

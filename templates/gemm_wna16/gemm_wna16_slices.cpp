@@ -29,7 +29,8 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& 
 int slices_registers(const GemmWna16Problem& p, const GemmWna16Config& c) {
   const Wna16Slices s = shape(p, c);
   const int x = s.holds_x() ? s.held_registers() : c.tile_m > 8 ? 32 : 16;
-  return x + (c.tile_m > 8 ? 40 : 36) + (p.bits == 8 ? 10 : 0) + (p.group_size < 128 ? 4 : 0);
+  const int rows = c.tile_m > 8 ? (c.warps_n > 1 ? 50 : 40) : 36;
+  return x + rows + (p.bits == 8 ? 10 : 0) + (p.group_size < 128 ? 4 : 0);
 }
 
 std::optional<std::string> reject_slices(const GemmWna16Problem& p, const GemmWna16Config& c,
@@ -124,7 +125,7 @@ std::optional<std::string> wasteful_slices(const GemmWna16Problem& p, const Gemm
     return fmt::format("{} bytes in flight on an SM are too few", in_flight);
   if (in_flight > 144 << 10)
     return fmt::format("{} bytes in flight on an SM are more than help", in_flight);
-  if (c.cluster_k > 2 && (c.tile_m < 16 || p.k < 8192))
+  if (c.cluster_k > 2 && p.k < 8192)
     return fmt::format("clusters of {} leave SMs idle, and x is small enough for fewer",
                        c.cluster_k);
   if (c.blocks_per_sm == 1) {
@@ -151,11 +152,13 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
   // Of logical operations an SM does half as many as it issues.
   const double issue = (c.tile_m > 8 ? 1.6 : 1.2) * s.warps() * of_warp / 4 / clocks_per_us;
   const double alone = 3.5 * of_warp / clocks_per_us;
-  const double x_bytes = double(c.tile_m) * s.x_columns() * 2;
-  const double x = 0.6 + std::max(x_bytes / sm_rate(arch), blocks * x_bytes / 5.5e6);
+  const double x_bytes = double(c.tile_m) * s.x_columns() * 2 * c.warps_n;
+  // Where x is staged, a lane waits for four pieces of 16 bytes at a time.
+  const double waits = s.holds_x() ? 1 : ceil_ratio(c.tile_m * s.slices(), 8);
+  const double x = 0.6 * waits + std::max(x_bytes / sm_rate(arch), blocks * x_bytes / 5.5e6);
   // Rings of the next kernel fill meanwhile, where there is room.
   const double exposed = c.blocks_per_sm > 1 ? 0.4 : 0.9;
-  const double finish = 0.8 + (c.cluster_k > 1 ? 0.4 : 0) + (c.cluster_k > 2 ? 1.0 : 0);
+  const double finish = 0.8 + (c.cluster_k > 1 ? 0.4 : 0);
   return kLaunchUs + exposed * x + steps * overlapped({dram, issue, alone}) + exposed * finish;
 }
 

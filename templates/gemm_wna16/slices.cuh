@@ -37,7 +37,6 @@
 #include "common/mbarrier.cuh"
 #include "common/memory.cuh"
 #include "common/mma.cuh"
-#include "common/quad.cuh"
 #include "common/reduce.cuh"
 #include "common/ring.cuh"
 #include "common/tma.cuh"
@@ -45,6 +44,7 @@
 #include "gemm_wna16/dequantise.cuh"
 #include "gemm_wna16/finish.cuh"
 #include "gemm_wna16/gemm_wna16_args.h"
+#include "gemm_wna16/held_x.cuh"
 
 namespace quern {
 
@@ -81,7 +81,7 @@ struct SlicesWna16 {
   static constexpr bool kHeld = kShape.holds_x(), kHeldSums = kShape.holds_x_sums();
   static constexpr int kStrideX = kShape.x_stride();
   static constexpr int kSums = kShape.sums(), kVectors = kSums / 4;  // of a row tile
-  static constexpr int kBuffers = Wna16Slices::kBuffers;
+  static constexpr int kBuffers = Wna16Slices::kBuffers, kPartial = kShape.partial_floats();
   /// Codes of 4 bits are multiplied with the offset that makes them floating-point numbers, which
   /// the sum of x over the group takes off afterwards: a third fewer instructions.
   static constexpr bool kRaised = kBits == 4;
@@ -94,7 +94,7 @@ struct SlicesWna16 {
   /// Where everything lies in shared memory; barriers as shared addresses.
   struct Shared {
     unsigned char* ring;  // [stage][row tile]: codes, scales and zero points of its spans
-    float* partial;       // [buffer][warp][kSums]
+    float* partial;       // [warp][buffer][kSums], in kPartial each: before that, its batch of x
     unsigned char* x;     // [tile_m][kStrideX], unless it is held
     float* x_sums;        // [span of the block's share][group][tile_m]
     float* slots;         // [own row group][rank][row tile][kSums]
@@ -103,7 +103,7 @@ struct SlicesWna16 {
     // What depends on the grid comes last, so that the other places are constants.
     __device__ __forceinline__ Shared(unsigned char* smem, int num_slots) : ring(smem) {
       partial = reinterpret_cast<float*>(ring + kStages * kStageBytes);
-      x = reinterpret_cast<unsigned char*>(partial + kBuffers * kWarps * kSums);
+      x = reinterpret_cast<unsigned char*>(partial + kWarps * kPartial);
       x_sums = reinterpret_cast<float*>(x + kShape.x_bytes());
       full = shared_address(x_sums + round_up(kShape.num_x_sums(), 4));
       empty = full + kStages * 8;
@@ -160,47 +160,21 @@ struct SlicesWna16 {
       }
   }
 
+  using Held = HeldX<T, kM, kHeld ? kSlices : 1>;
+  static_assert(!kHeld || Held::kBatchBytes <= kPartial * 4, "x is dealt out where sums will be");
   /// x of one span as B fragments: [token tile][k16 step][2].
   using SpanX = u32[kTokenTiles][kSpan / 16][2];
   /// Sums of a span of x over its groups, for the lane's two tokens of a tile.
   using SpanSums = float[kGroups][kTokenTiles][2];
   using Sums = float[kTokenTiles][4];
 
-  /// Reads a span of x as pieces of 16 bytes, into the registers of their fragments. Rows and spans
-  /// that are not there are as good as any other, because nobody reads their sums: so loads depend
-  /// on nothing, and those of all spans are on their way at once.
-  static __device__ __forceinline__ void load_x(const Args& args, int span, int lane, SpanX& b) {
-    const int from = kWhole ? span : min(span, kSpansK - 1);
-    const T* x = static_cast<const T*>(args.x) + from * kSpan + lane % 4 * 8;
+  /// Adds a span of x up over groups on the tensor cores. Warps that have the span of other row
+  /// tiles leave the same sums.
+  static __device__ __forceinline__ void add_up(float* x_sums, int lane, const SpanX& b) {
+    if constexpr (kRaised) {
+      const u32 ones[4] = {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>};
 #pragma unroll
-    for (int j = 0; j < kTokenTiles; ++j) {
-      const i64 row = min(static_cast<i64>(j * 8 + lane / 4), args.m - 1);
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        const auto piece = *reinterpret_cast<const Bytes<16>*>(x + row * kK + p * 32);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece.word[i];
-      }
-    }
-  }
-
-  /// Deals out what the four lanes of a token need of each other's pieces; adds the span up over
-  /// groups on the tensor cores. Warps that have the span of other row tiles leave the same sums.
-  static __device__ __forceinline__ void deal_out(float* x_sums, int lane, SpanX& b) {
-    const int t = lane % 4;
-#pragma unroll
-    for (int j = 0; j < kTokenTiles; ++j) {
-#pragma unroll
-      for (int p = 0; p < 4; ++p) {
-        u32 piece[4];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) piece[i] = b[j][2 * p + i / 2][i % 2];
-        quad_transpose(piece, t);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) b[j][2 * p + i / 2][i % 2] = piece[i];
-      }
-      if constexpr (kRaised) {
-        const u32 ones[4] = {kOnes<T>, kOnes<T>, kOnes<T>, kOnes<T>};
+      for (int j = 0; j < kTokenTiles; ++j)
 #pragma unroll
         for (int g = 0; g < kGroups; ++g) {
           float sum[4] = {};
@@ -208,10 +182,11 @@ struct SlicesWna16 {
           for (int s = 0; s < kStepsOfGroup; ++s)
             mma_m16n8k16<T>(sum, ones, b[j][g * kStepsOfGroup + s]);
 #pragma unroll
-          for (int c = 0; c < 2; ++c)
-            if (lane < 4 && j * 8 + 2 * t + c < kM) x_sums[g * kM + j * 8 + 2 * t + c] = sum[c];
+          for (int c = 0; c < 2; ++c) {
+            const int token = j * 8 + 2 * (lane % 4) + c;
+            if (lane < 4 && token < kM) x_sums[g * kM + token] = sum[c];
+          }
         }
-      }
     }
   }
 
@@ -320,7 +295,7 @@ struct SlicesWna16 {
   static __device__ __forceinline__ void leave(const Shared& sh, RingPlace<kBuffers>& buffer,
                                                int warp, int lane, const Sums& sum) {
     barrier_wait(buffer.of(sh.partial_empty), buffer.parity ^ 1);
-    float* mine = sh.partial + (buffer.stage * kWarps + warp) * kSums;
+    float* mine = sh.partial + warp * kPartial + buffer.stage * kSums;
     const int g = lane / 4, t = lane % 4;
     if constexpr (kM == 1) {
       if (t == 0) store_vec<float, 2>(mine + g * 2, {sum[0][0], sum[0][2]});
@@ -347,15 +322,18 @@ struct SlicesWna16 {
     };
     const auto sums_of = [&](int span) { return sh.x_sums + span * kGroups * kM; };
     pdl_wait();
-    SpanX held[kHeld ? kSlices : 1];
+    typename Held::Fragments held;
     SpanSums held_sums[kHeldSums ? kSlices : 1];
     u32 x_lane = 0;
     if constexpr (kHeld) {
+      const auto column_of = [&](int slice) {
+        const int span = share.first_span() + span_of(slice);
+        return (kWhole ? span : min(span, kSpansK - 1)) * kSpan;  // nobody multiplies with others
+      };
+      Held::load(static_cast<const T*>(args.x), kK, static_cast<int>(args.m), column_of,
+                 reinterpret_cast<unsigned char*>(sh.partial + warp * kPartial), lane, held);
 #pragma unroll
-      for (int i = 0; i < kSlices; ++i)
-        load_x(args, share.first_span() + span_of(i), lane, held[i]);
-#pragma unroll
-      for (int i = 0; i < kSlices; ++i) deal_out(sums_of(span_of(i)), lane, held[i]);
+      for (int i = 0; i < kSlices; ++i) add_up(sums_of(span_of(i)), lane, held[i]);
       __syncwarp();
       if constexpr (kHeldSums) {
 #pragma unroll
@@ -472,7 +450,7 @@ struct SlicesWna16 {
           for (int p = 0; p < kPerLane; ++p) {
             const int v = first + p * kWarp, row = v / kVectors;
             const auto part =
-                load_vec<float, 4>(from + (row * kWarpsK + warp) * kSums + v % kVectors * 4);
+                load_vec<float, 4>(from + (row * kWarpsK + warp) * kPartial + v % kVectors * 4);
 #pragma unroll
             for (int c = 0; c < 4; ++c) total[p][c] += part.element[c];
           }
@@ -527,7 +505,7 @@ struct SlicesWna16 {
       for (int group = share.first; group < kRowGroups; group += share.clusters, ++i) {
         barrier_wait(buffer.of(sh.partial_full), buffer.parity);
         Totals total = {};
-        add(sh.partial + buffer.stage * kWarps * kSums, total);
+        add(sh.partial + buffer.stage * kSums, total);
         __syncwarp();
         if (lane == 0) barrier_arrive(buffer.of(sh.partial_empty));
         buffer.advance();
