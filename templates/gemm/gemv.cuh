@@ -263,10 +263,10 @@ struct Gemv {
       StreamVector<Stream> rows[kM];
 #pragma unroll
       for (int m = 0; m < kM; ++m)
-        rows[m] = inside && m < args.m
-                      ? *reinterpret_cast<const StreamVector<Stream>*>(
-                            x + static_cast<i64>(m) * kK + k)
-                      : StreamVector<Stream>{};
+        rows[m] =
+            inside && m < args.m
+                ? *reinterpret_cast<const StreamVector<Stream>*>(x + static_cast<i64>(m) * kK + k)
+                : StreamVector<Stream>{};
 #pragma unroll
       for (int m = 0; m < kM; ++m) {
         float v[kVec];
@@ -288,15 +288,25 @@ struct Gemv {
     }
   }
 
-  /// Copies x to shared memory, with zeros where it ends.
+  /// Copies x to shared memory, with zeros where it ends. Eight pieces of a thread are on their way
+  /// at once: x comes from L2, and everything waits for it.
   static __device__ __forceinline__ void stage_x(const Args& args, unsigned char* to) {
+    constexpr int kAll = kM * kPaddedK / kVec, kRounds = ceil_div(kAll, kThreads);
+    constexpr int kAhead = kRounds < 8 ? kRounds : 8;
     const T* x = static_cast<const T*>(args.x);
-    for (int i = static_cast<int>(threadIdx.x) * kVec; i < kM * kPaddedK; i += kThreads * kVec) {
-      const int m = i / kPaddedK, k = i % kPaddedK;
-      Weights value{};
-      if (m < args.m && k < kK)
-        value = *reinterpret_cast<const Weights*>(x + static_cast<i64>(m) * kK + k);
-      *reinterpret_cast<Weights*>(to + i * 2) = value;
+    for (int first = static_cast<int>(threadIdx.x); first < kAll; first += kAhead * kThreads) {
+      Weights value[kAhead];
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a) {
+        const int i = (first + a * kThreads) * kVec, m = i / kPaddedK, k = i % kPaddedK;
+        value[a] = Weights{};
+        if (m < args.m && k < kK)
+          value[a] = *reinterpret_cast<const Weights*>(x + static_cast<i64>(m) * kK + k);
+      }
+#pragma unroll
+      for (int a = 0; a < kAhead; ++a)
+        if (first + a * kThreads < kAll)
+          *reinterpret_cast<Weights*>(to + (first + a * kThreads) * kVecBytes) = value[a];
     }
   }
 
