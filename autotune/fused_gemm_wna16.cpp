@@ -11,21 +11,29 @@
 namespace quern {
 namespace {
 
-const std::set<std::string> kFields{"m",    "n",          "k",           "dtype",
-                                    "bits", "group_size", "zero_points", "epilogue"};
+const std::set<std::string> kFields{"m",        "n",          "k",           "dtype",
+                                    "bits",     "group_size", "zero_points", "epilogue",
+                                    "prologue", "eps",        "stream"};
+constexpr const char* kRmsNorm = "rmsnorm";
+/// That blocks take to read gamma and to tell each other what squares add up to.
+constexpr double kNormaliseUs = 0.4;
 
 }  // namespace
 
 /// A problem's fields, checked against its epilogue.
 struct FusedGemmWna16Family::Parsed : EpilogueProblem {
   GemmWna16Problem gemm;  // out_dtype: of the widest result, for the model
+  std::optional<double> norm_eps;
+  DType stream = DType::bf16;  // of x
 
-  /// Operands of the product itself.
-  std::size_t num_inputs() const { return gemm.zero_points ? 4 : 3; }
+  /// Operands of the product itself, and gamma.
+  std::size_t num_inputs() const { return (gemm.zero_points ? 4 : 3) + (norm_eps ? 1 : 0); }
   /// Without the text: all that reject_reason looks at.
   GemmFusion fusion() const {
     GemmFusion out;
     out.parts = epilogue->parts();
+    out.norm_eps = norm_eps;
+    out.f32_stream = norm_eps && stream == DType::f32;
     out.args_bytes = args({}, {}).size();
     return out;
   }
@@ -47,10 +55,25 @@ FusedGemmWna16Family::Parsed FusedGemmWna16Family::parse(const Params& problem) 
   detail::take(problem, "group_size", g.group_size);
   detail::take(problem, "zero_points", g.zero_points);
   static_cast<EpilogueProblem&>(out) = epilogue_problem(problem, epilogues_, g.m, g.n);
+  std::string prologue;
+  detail::take(problem, "prologue", prologue);
+  out.stream = g.dtype;
+  if (prologue == kRmsNorm) {
+    double& eps = out.norm_eps.emplace();
+    detail::take(problem, "eps", eps);
+    if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
+    detail::take(problem, "stream", out.stream);
+    if (out.stream != g.dtype && out.stream != DType::f32)
+      throw InputError(fmt::format("'stream' should be {} or f32", quern::name(g.dtype)));
+  } else if (!prologue.empty()) {
+    throw InputError(fmt::format("there is no prologue '{}'", prologue));
+  }
   for (const auto& [key, value] : problem.items())
-    if (!kFields.contains(key) && !out.has_field(key))
-      throw InputError(fmt::format("a product with epilogue '{}' has no field '{}'",
-                                   out.epilogue->kernel().name(), key));
+    if ((!kFields.contains(key) || ((key == "eps" || key == "stream") && !out.norm_eps)) &&
+        !out.has_field(key))
+      throw InputError(
+          fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
+                      out.epilogue->kernel().name(), prologue, key));
   g.out_dtype = out.has_wide_result() ? DType::f32 : g.dtype;
   return out;
 }
@@ -85,9 +108,16 @@ std::vector<Tunable> FusedGemmWna16Family::space(const Params& problem) const {
 
 RankedSpace FusedGemmWna16Family::ranked_space(const Params& problem, const Arch& arch) const {
   const Parsed p = served(problem);
-  return narrowed(quern::ranked_space(p.gemm, arch), [&](const Params& config) {
+  RankedSpace out = narrowed(quern::ranked_space(p.gemm, arch), [&](const Params& config) {
     return quern::reject_reason(p.gemm, p.fusion(), from_params<GemmWna16Config>(config), arch);
   });
+  for (double& us : out.estimates_us) us += p.norm_eps ? kNormaliseUs : 0;
+  if (out.configs.empty()) {
+    out.configs.push_back(reference_config(problem));
+    out.estimates_us.push_back(estimate_us(problem, out.configs.front(), arch));
+    ++out.num_points;
+  }
+  return out;
 }
 
 Params FusedGemmWna16Family::default_config(const Params& problem, const Arch& arch) const {
@@ -99,7 +129,9 @@ Params FusedGemmWna16Family::default_config(const Params& problem, const Arch& a
 
 double FusedGemmWna16Family::estimate_us(const Params& problem, const Params& config,
                                          const Arch& arch) const {
-  return quern::estimate_us(served(problem).gemm, from_params<GemmWna16Config>(config), arch);
+  const Parsed p = served(problem);
+  return quern::estimate_us(p.gemm, from_params<GemmWna16Config>(config), arch) +
+         (p.norm_eps ? kNormaliseUs : 0);
 }
 
 std::optional<FamilyProblem> FusedGemmWna16Family::like(const Params& problem) const {
@@ -121,15 +153,16 @@ KernelSource FusedGemmWna16Family::source(const Params& problem, const Params& c
 LaunchPlan FusedGemmWna16Family::plan(const Params& problem, const Params& config,
                                       const Arch& arch) const {
   const Parsed p = served(problem);
-  const auto c = from_params<GemmWna16Config>(config);
-  if (const auto why = quern::reject_reason(p.gemm, p.fusion(), c, arch)) throw InputError(*why);
-  return quern::plan(p.gemm, c, arch);
+  return fused_plan(p.gemm, p.fusion(), from_params<GemmWna16Config>(config), arch);
 }
 
 std::vector<OperandSpec> FusedGemmWna16Family::operands(const Params& problem) const {
   const Parsed p = served(problem);
   std::vector<OperandSpec> out = GemmWna16Family().operands(to_params(p.gemm));
   out.pop_back();  // y
+  out.front().dtype = p.stream;
+  if (p.norm_eps)
+    out.push_back({"gamma", p.gemm.dtype, {p.gemm.k}, OperandSpec::Role::in, 1.0, {}});
   for (OperandSpec& spec : p.EpilogueProblem::operands()) out.push_back(std::move(spec));
   return out;
 }
@@ -142,6 +175,7 @@ std::vector<std::byte> FusedGemmWna16Family::pack_args(const Params& problem, co
   require_operands(name(), addresses, first + p.epilogue->operands().size());
   GemmWna16Addresses given{addresses[0], addresses[1], addresses[2]};
   if (p.gemm.zero_points) given.zeros = addresses[3];
+  if (p.norm_eps) given.gamma = addresses[first - 1];
   given.workspace = workspace;
   return fused_args(
       p.gemm, p.fusion(), from_params<GemmWna16Config>(config), given,

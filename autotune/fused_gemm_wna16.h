@@ -11,11 +11,13 @@
 namespace quern {
 
 /// Family "fused_gemm_wna16": products of family "gemm_wna16", whose weights have 4 or 8 bits, with
-/// an expression computed of their sums before anything is stored. A problem is
+/// an expression computed of their sums before anything is stored, and with RMSNorm of up to 4 rows
+/// of x before it is multiplied. A problem is
 ///   {"m": 16, "n": 28672, "k": 4096, "dtype": "f16", "bits": 4, "group_size": 128,
-///    "zero_points": true, "epilogue": "swiglu", "Y": "f16"}
-/// with the fields of an epilogue as in family "fused_gemm". Operands are x, codes, scales and
-/// zeros (with zero_points) of gemm_wna16, then those of the epilogue besides acc; where acc has
+///    "zero_points": true, "prologue": "", "epilogue": "swiglu", "Y": "f16"}
+/// with the fields of an epilogue and of a prologue as in family "fused_gemm"; in f16, x * gamma /
+/// 64 is what is rounded. Operands are x, codes, scales and zeros (with zero_points) of gemm_wna16,
+/// gamma[k] with that prologue, then those of the epilogue besides acc; where acc has
 /// two parts rows of w are 8 of the first and 8 of the second in turn (gemm/fusion.cuh). Configs
 /// are those of family "gemm_wna16" with tma_store 0.
 class FusedGemmWna16Family final : public Family {

@@ -19,6 +19,8 @@ TITLES = {
     "add": "bf16 with addition to the residual stream",
     "w4a16-swiglu": "W4A16, group 128, with SwiGLU",
     "w4a16-add": "W4A16, group 128, with addition to the residual stream",
+    "w4a16-rmsnorm": "W4A16, group 128, of RMSNorm",
+    "w4a16-rmsnorm-swiglu": "W4A16, group 128, of RMSNorm, with SwiGLU",
     "awq": "Codes of AWQ to kernel order", "gptq": "Codes of GPTQ to kernel order",
     "gptq-act-order": "Codes of GPTQ with act-order to kernel order",
     "rmsnorm": "bf16 of RMSNorm", "rmsnorm-swiglu": "bf16 of RMSNorm, with SwiGLU",

@@ -49,19 +49,22 @@ std::vector<Variant> variants() {
   const auto dtype_of_result = [](std::string_view result) {
     return result == "Q" ? "e4m3" : result == "R" ? "f32" : "bf16";
   };
-  const auto fused_wna16 = [&](const char* name, const char* epilogue, const char* result) {
+  const auto fuse = [&](Variant variant, const char* prologue, const char* epilogue,
+                        const char* result) {
+    variant.fields.update(
+        {{"prologue", prologue}, {"epilogue", epilogue}, {result, dtype_of_result(result)}});
+    if (*prologue != 0) variant.fields.update({{"eps", 1e-5}, {"stream", "f32"}});
+    return variant;
+  };
+  const auto fused_wna16 = [&](const char* name, const char* prologue, const char* epilogue,
+                               const char* result) {
     Variant variant = wna16(name, 4, false);
     variant.family = "fused_gemm_wna16";
-    variant.fields.update({{"epilogue", epilogue}, {result, dtype_of_result(result)}});
-    return variant;
+    return fuse(variant, prologue, epilogue, result);
   };
   const auto fused = [&](const char* name, const char* prologue, const char* epilogue,
                          const char* result) {
-    Variant variant{
-        "fused_gemm", name, {{"dtype", "bf16"}, {"prologue", prologue}, {"epilogue", epilogue}}};
-    if (*prologue != 0) variant.fields.update({{"eps", 1e-5}, {"stream", "bf16"}});
-    variant.fields[result] = dtype_of_result(result);
-    return variant;
+    return fuse({"fused_gemm", name, {{"dtype", "bf16"}}}, prologue, epilogue, result);
   };
   return {fused("gelu", "", "gelu", "Y"),
           fused("silu", "", "silu", "Y"),
@@ -74,8 +77,10 @@ std::vector<Variant> variants() {
           wna16("w4a16", 4, false),
           wna16("w4a16-zero-points", 4, true),
           wna16("w8a16", 8, false),
-          fused_wna16("w4a16-swiglu", "swiglu", "Y"),
-          fused_wna16("w4a16-add", "add", "R"),
+          fused_wna16("w4a16-swiglu", "", "swiglu", "Y"),
+          fused_wna16("w4a16-add", "", "add", "R"),
+          fused_wna16("w4a16-rmsnorm", "rmsnorm", "cast", "Y"),
+          fused_wna16("w4a16-rmsnorm-swiglu", "rmsnorm", "swiglu", "Y"),
           repack("awq", "awq", false),
           repack("gptq", "gptq_v2", false),
           repack("gptq-act-order", "gptq_v2", true),

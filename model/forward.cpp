@@ -31,7 +31,7 @@ class Builder {
         model_(model),
         shape_(shape),
         in_(inputs),
-        fusion_(served(fusion, dtype, shape.num_tokens)) {}
+        fusion_(served(fusion, shape.num_tokens)) {}
 
   ForwardPlan build() {
     const std::int64_t tokens = shape_.num_tokens;
@@ -45,7 +45,7 @@ class Builder {
       const LayerAddresses& layer = model_.layers.at(static_cast<std::size_t>(i));
       const auto label = [&](const char* what) { return fmt::format("layers.{}.{}", i, what); };
       const NodeOperand qkv = tensor(tokens * qkv_size, kUnrounded);
-      if (fusion_.input_norm == NormKernel::none && is_one_dense_matrix(layer.qkv) && !branch_) {
+      if (fusion_.input_norm == NormKernel::none && can_normalise(layer.qkv, dtype_) && !branch_) {
         normalising_product(label("qkv"), layer.input_norm, layer.qkv[0], "cast",
                             {{"Y", quern::name(kUnrounded)}}, qkv);
       } else {
@@ -142,7 +142,7 @@ class Builder {
     const LinearWeight& first = layer.gate_up.front();
     const bool swiglu = fusion_.swiglu && first.interleaved;
     const Params result = {{"Y", quern::name(dtype_)}};
-    if (swiglu && fusion_.post_norm == NormKernel::none && is_one_dense_matrix(layer.gate_up) &&
+    if (swiglu && fusion_.post_norm == NormKernel::none && can_normalise(layer.gate_up, dtype_) &&
         !branch_) {
       normalising_product(label("gate_up"), layer.post_norm, first, "swiglu", result, activated);
       return;
@@ -165,7 +165,7 @@ class Builder {
     node(label("silu_mul"), "row", problem, {"rows"}, Params::object(), {gate_up, activated});
   }
 
-  /// y = epilogue(rms_norm(residual stream) w^T), w of elements.
+  /// y = epilogue(rms_norm(residual stream) w^T).
   void normalising_product(const std::string& name, std::uint64_t gamma, const LinearWeight& w,
                            const char* epilogue, Params fields, NodeOperand y) {
     fields["eps"] = config_.rms_norm_eps;
@@ -173,14 +173,13 @@ class Builder {
     fused_product(name, residual_, w, "rmsnorm", epilogue, fields, {at(gamma), y});
   }
 
-  /// `fields` and `others` are what the prologue and the epilogue have to themselves. Products of
-  /// codes have no prologue.
+  /// `fields` and `others` are what the prologue and the epilogue have to themselves.
   void fused_product(const std::string& name, NodeOperand x, const LinearWeight& w,
                      const char* prologue, const char* epilogue, const Params& fields,
                      const std::vector<NodeOperand>& others) {
     Params problem = product_problem(w, shape_.num_tokens);
     add_codes(problem, w);
-    if (!w.quantised()) problem["prologue"] = prologue;
+    problem["prologue"] = prologue;
     problem["epilogue"] = epilogue;
     problem.update(fields);
     product(name, w.quantised() ? "fused_gemm_wna16" : "fused_gemm", std::move(problem), x, w,

@@ -246,7 +246,7 @@ const FusionChoice& GpuModel::fusion(const StepShape& shape) {
   if (const auto found = fusions_.find(tokens); found != fusions_.end()) return found->second;
   FusionChoice choice;
   if (options_.fusion) {
-    choice.fusion = served(*options_.fusion, dtype_, shape.num_tokens);
+    choice.fusion = served(*options_.fusion, shape.num_tokens);
   } else {
     choice = choose_fusion(kernels_, config_, dtype_, addresses_, shape);
   }

@@ -18,9 +18,7 @@ constexpr int kMaxNormalisedTokens = 4;
 /// sums of times had it save 0.15, one of 2048 50.7 and 53.2.
 constexpr int kMaxFusedTokens = 128;
 
-bool can_normalise(DType dtype, int num_tokens) {
-  return dtype == DType::bf16 && bucket(num_tokens) <= kMaxNormalisedTokens;
-}
+bool can_normalise(int num_tokens) { return bucket(num_tokens) <= kMaxNormalisedTokens; }
 
 }  // namespace
 
@@ -38,8 +36,13 @@ std::string to_text(const StepFusion& fusion) {
   return out.empty() ? "nothing" : out;
 }
 
-StepFusion served(StepFusion fusion, DType dtype, int num_tokens) {
-  const bool normalises = can_normalise(dtype, num_tokens);
+bool can_normalise(const std::vector<LinearWeight>& parts, DType dtype) {
+  if (parts.size() != 1) return false;
+  return parts[0].quantised() ? !parts[0].reordered : dtype == DType::bf16;
+}
+
+StepFusion served(StepFusion fusion, int num_tokens) {
+  const bool normalises = can_normalise(num_tokens);
   if (fusion.post_norm == NormKernel::none && !(normalises && fusion.swiglu))
     fusion.post_norm = NormKernel::alone;
   if (fusion.input_norm == NormKernel::none && !normalises) fusion.input_norm = NormKernel::alone;
@@ -49,22 +52,22 @@ StepFusion served(StepFusion fusion, DType dtype, int num_tokens) {
 std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens) {
   if (num_tokens > kMaxFusedTokens) return {StepFusion{}};
   const auto any = [&](auto property) { return std::ranges::any_of(layout.layers, property); };
-  /// `dense`: whether some product that reads the sum can normalise it.
-  const auto kernels = [&](bool dense) {
+  /// `some`: whether some product that reads the sum can normalise it.
+  const auto kernels = [&](bool some) {
     std::vector<NormKernel> out{NormKernel::adds, NormKernel::alone};
-    if (dense && can_normalise(dtype, num_tokens)) out.push_back(NormKernel::none);
+    if (some && can_normalise(num_tokens)) out.push_back(NormKernel::none);
     return out;
   };
   std::vector<StepFusion> out;
   const bool swiglu = any([](const LayerAddresses& l) { return l.gate_up.front().interleaved; });
   for (const NormKernel input_norm :
-       kernels(any([](const LayerAddresses& l) { return is_one_dense_matrix(l.qkv); })))
-    for (const NormKernel post_norm : kernels(any([](const LayerAddresses& l) {
-           return is_one_dense_matrix(l.gate_up) && l.gate_up.front().interleaved;
+       kernels(any([&](const LayerAddresses& l) { return can_normalise(l.qkv, dtype); })))
+    for (const NormKernel post_norm : kernels(any([&](const LayerAddresses& l) {
+           return can_normalise(l.gate_up, dtype) && l.gate_up.front().interleaved;
          })))
       for (const bool with_swiglu : {false, true})
         if (const StepFusion fusion{with_swiglu, post_norm, input_norm};
-            (swiglu || !with_swiglu) && served(fusion, dtype, num_tokens) == fusion)
+            (swiglu || !with_swiglu) && served(fusion, num_tokens) == fusion)
           out.push_back(fusion);
   return out;
 }

@@ -13,7 +13,7 @@ namespace quern {
 enum class NormKernel {
   adds,   // adds what the product has stored to the stream and normalises the sum
   alone,  // normalises: the product adds to the stream itself
-  none,   // there is none: the next product, of elements, normalises what it reads
+  none,   // there is none: the next product normalises what it reads
 };
 
 /// Which row kernels of a step are computed by its products instead (families fused_gemm and, for
@@ -28,13 +28,17 @@ struct StepFusion {
 /// "gate_up computes SwiGLU; o adds to the residual stream; ..." or "nothing".
 std::string to_text(const StepFusion& fusion);
 
-/// What `fusion` comes to for steps of so many tokens with elements of `dtype`: what no kernel of
-/// the families serves is left to row kernels.
-StepFusion served(StepFusion fusion, DType dtype, int num_tokens);
+/// What `fusion` comes to for steps of so many tokens: what no kernel of the families serves is
+/// left to row kernels.
+StepFusion served(StepFusion fusion, int num_tokens);
+
+/// Whether products of one input are one that can normalise it: of bf16 elements, or of codes in
+/// the order of its columns.
+bool can_normalise(const std::vector<LinearWeight>& parts, DType dtype);
 
 /// The fusions that are worth a measurement for steps of so many tokens, none at all first. SwiGLU
-/// takes a gate_up whose rows are interleaved, and normalising a product of elements, in one layer
-/// at least. From 129 tokens on there is none but the first.
+/// takes a gate_up whose rows are interleaved, and normalising a product that can, in one layer at
+/// least. From 129 tokens on there is none but the first.
 std::vector<StepFusion> step_fusions(DType dtype, const ModelAddresses& layout, int num_tokens);
 
 }  // namespace quern

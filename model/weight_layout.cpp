@@ -66,10 +66,6 @@ std::int64_t LinearWeight::out_features() const {
   return std::accumulate(rows.begin(), rows.end(), std::int64_t{0});
 }
 
-bool is_one_dense_matrix(const std::vector<LinearWeight>& parts) {
-  return parts.size() == 1 && !parts[0].quantised();
-}
-
 ModelAddresses weight_layout(const ModelConfig& config, const ModelWeights* weights) {
   ModelAddresses out;
   const std::int64_t hidden = config.hidden_size, inner = config.intermediate_size;

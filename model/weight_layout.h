@@ -45,9 +45,6 @@ struct LayerAddresses {
   std::uint64_t k_cache = 0, v_cache = 0;  // [num_pages, num_kv_heads, page_size, head_dim]
 };
 
-/// Whether products of one input are one, of elements.
-bool is_one_dense_matrix(const std::vector<LinearWeight>& parts);
-
 /// Everything that a step reads besides its inputs. Addresses never move while a model is open.
 struct ModelAddresses {
   std::uint64_t embedding = 0;   // [vocab_size, hidden_size]

@@ -89,6 +89,12 @@ __device__ __forceinline__ void store_at(u32 to, const float* v, u32 barrier) {
       "f"(v[0]), "f"(v[1]), "f"(v[2]), "f"(v[3]), "r"(barrier)
       : "memory");
 }
+/// The same of one float.
+__device__ __forceinline__ void store_at(u32 to, float v, u32 barrier) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.f32 [%0], %1, [%2];" ::"r"(to),
+               "f"(v), "r"(barrier)
+               : "memory");
+}
 /// Every thread of every block of the cluster arrives once and may then wait for all others.
 __device__ __forceinline__ void cluster_arrive() {
   asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");

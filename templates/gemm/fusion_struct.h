@@ -26,7 +26,7 @@ struct GemmFusion {
   std::size_t args_bytes = 0;      // of EpilogueArgs, a multiple of 8
   int parts = 1;                   // 2: w holds groups of 8 rows of each part in turn
   bool leaves_y = false;           // gemm's wgmma alone
-  std::optional<double> norm_eps;  // gemm alone: normalises x, with weights gamma, [k]
+  std::optional<double> norm_eps;  // normalises x, with weights gamma, [k]
   bool f32_stream = false;         // what is normalised is f32, else of the problem's dtype
 };
 

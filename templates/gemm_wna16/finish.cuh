@@ -9,6 +9,13 @@
 
 namespace quern {
 
+/// What x * gamma is multiplied by before it is rounded, where x is normalised: in f16 it might not
+/// fit otherwise. Sums are divided by it.
+template <class T>
+inline constexpr float kNormalisedBy = 1.0f;
+template <>
+inline constexpr float kNormalisedBy<f16> = 1.0f / 64;
+
 /// Of the sum `value` of one token and row of w. With two parts `row` is one of the first 8 of a
 /// row tile and `other` the sum of the row 8 further; without, `other` is not used. Both exist.
 template <class Fusion, int n, class Out>

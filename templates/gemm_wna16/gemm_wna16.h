@@ -92,6 +92,7 @@ std::string entry_of(const GemmWna16Config& config, bool fused);
 /// Where a problem's operands lie on the device; those that a kernel does not read may be null.
 struct GemmWna16Addresses {
   std::uint64_t x = 0, codes = 0, scales = 0, zeros = 0, y = 0, workspace = 0;
+  std::uint64_t gamma = 0;  // where a fusion normalises x
 };
 /// The parameter of a config's kernel without fusion.
 std::vector<std::byte> pack_args(const GemmWna16Problem& problem, const GemmWna16Config& config,

@@ -45,6 +45,7 @@ struct GemmWna16TmaArgs {
 };
 
 constexpr int kWna16UnitRows = 16;
+constexpr int kWna16NormalisedRows = 4;  // of x, at most
 constexpr int kWna16UnitBytes = 512;
 constexpr int wna16_unit_columns(int bits) { return bits == 4 ? 64 : 32; }
 constexpr int wna16_ceil_div(int a, int b) { return (a + b - 1) / b; }
@@ -174,6 +175,12 @@ struct Wna16Slices {
            (slots(clusters) + 1) / 2 * 16 + slots(clusters) * cluster * warps_n * sums() * 4;
   }
 };
+
+/// slices: squares of a row that is normalised, of the warps and of the cluster's blocks, and a
+/// barrier.
+constexpr int wna16_slices_norm_bytes(int tile_m, int warps_k, int cluster) {
+  return wna16_ceil_div((warps_k + cluster) * tile_m, 4) * 16 + 16;
+}
 
 /// mma: bytes of one stage: x, then the chunks of all 16-row tiles.
 constexpr int wna16_mma_stage_bytes(int bits, int group_size, bool zero_points, int tile_m,

@@ -26,6 +26,10 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& 
 
 }  // namespace
 
+bool slices_hold_x(const GemmWna16Problem& p, const GemmWna16Config& c) {
+  return shape(p, c).holds_x();
+}
+
 int slices_registers(const GemmWna16Problem& p, const GemmWna16Config& c) {
   const Wna16Slices s = shape(p, c);
   const int x = s.holds_x() ? s.held_registers() : c.tile_m > 8 ? 32 : 16;

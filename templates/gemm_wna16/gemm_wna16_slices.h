@@ -22,6 +22,8 @@ std::optional<std::string> wasteful_slices(const GemmWna16Problem& problem,
                                            const GemmWna16Config& config, const Arch& arch);
 double estimate_slices_us(const GemmWna16Problem& problem, const GemmWna16Config& config,
                           const Arch& arch);
+/// Whether x is held in registers, else it is staged in shared memory.
+bool slices_hold_x(const GemmWna16Problem& problem, const GemmWna16Config& config);
 int slices_registers(const GemmWna16Problem& problem, const GemmWna16Config& config);
 
 }  // namespace quern

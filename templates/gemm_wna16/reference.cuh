@@ -38,10 +38,10 @@ __device__ __forceinline__ void gemm_wna16_reference(const typename Fusion::Args
   const int row = threadIdx.x / tile, column = threadIdx.x % tile;
   const i64 first_m = static_cast<i64>(blockIdx.x / blocks_n) * tile;
   const int first_n = static_cast<int>(blockIdx.x % blocks_n) * tile;
-  const T* x = static_cast<const T*>(args.x);
+  const auto* x = static_cast<const typename StreamOf<Fusion, T>::Type*>(args.x);
   const T* scales = static_cast<const T*>(args.scales);
   const u8* zeros = static_cast<const u8*>(args.zeros);
-  float total = 0.0f;
+  float total = 0.0f, squares = 0.0f;
   for (int first = 0; first < k; first += depth) {
     __syncthreads();
     for (int i = threadIdx.x; i < tile * depth; i += tile * tile) {
@@ -55,10 +55,24 @@ __device__ __forceinline__ void gemm_wna16_reference(const typename Fusion::Args
       ws[r][c] = static_cast<float>(code - zero) * to_f32(scales[group]);
     }
     __syncthreads();
+    if constexpr (Fusion::kNormalises) {
+      float square = 0.0f;
+      for (int i = 0; i < depth; ++i) square = fmaf(xs[row][i], xs[row][i], square);
+      squares += square;
+      __syncthreads();
+      const T* gamma = static_cast<const T*>(args.gamma) + first;
+      for (int i = threadIdx.x; i < tile * depth; i += tile * tile) {
+        float& value = xs[i / depth][i % depth];
+        value = to_f32(from_f32<T>(value * to_f32(gamma[i % depth]) * kNormalisedBy<T>));
+      }
+      __syncthreads();
+    }
     float sum = 0.0f;
     for (int i = 0; i < depth; ++i) sum = fmaf(xs[row][i], ws[column][i], sum);
     total += sum;
   }
+  if constexpr (Fusion::kNormalises)
+    total *= rsqrtf(squares * (1.0f / k) + Fusion::kEps) / kNormalisedBy<T>;
   float other = 0.0f;
   if constexpr (Fusion::kParts == 2) other = __shfl_down_sync(0xffffffffu, total, 8);
   if (first_m + row < args.m && (Fusion::kParts == 1 || column < 8))

@@ -17,6 +17,9 @@
 // sends its sums to the one that stores the row tile (they take turns), which adds them in order of
 // rank. So results do not depend on timing, and nothing goes through global memory.
 //
+// Where a fusion normalises x (few rows), each warp adds up the squares of its slices; the blocks
+// of a cluster tell each other theirs, and sums are scaled as they are stored.
+//
 // Tunables (Config)
 //   tile_m         rows of x that are computed (1, 2, 4, 8, 16); rows from m on are not stored
 //   warps_n        row tiles that a block works on at once, a row group
@@ -90,6 +93,8 @@ struct SlicesWna16 {
   static_assert(kK % kSpan == 0 && kSpan % kGroup == 0, "k is whole spans, a span whole groups");
   static_assert(kSpansWarp >= 1, "a warp takes one span of k or more in a stage");
   static_assert(kStages >= 2, "a ring has 2 or more stages");
+  static constexpr bool kNormalises = Fusion::kNormalises;
+  static_assert(!kNormalises || (kHeld && kM <= 4), "four rows that are held are normalised");
 
   /// Where everything lies in shared memory; barriers as shared addresses.
   struct Shared {
@@ -98,7 +103,9 @@ struct SlicesWna16 {
     unsigned char* x;     // [tile_m][kStrideX], unless it is held
     float* x_sums;        // [span of the block's share][group][tile_m]
     float* slots;         // [own row group][rank][row tile][kSums]
-    u32 full, empty, partial_full, partial_empty, received;
+    float* squares;       // [warp of k][tile_m], of a row that is normalised
+    float* all_squares;   // [rank][tile_m]
+    u32 full, empty, partial_full, partial_empty, received, squares_full;
 
     // What depends on the grid comes last, so that the other places are constants.
     __device__ __forceinline__ Shared(unsigned char* smem, int num_slots) : ring(smem) {
@@ -112,6 +119,9 @@ struct SlicesWna16 {
       received = partial_empty + kBuffers * 8;
       slots = x_sums + round_up(kShape.num_x_sums(), 4) + (kStages + kBuffers) * 4 +
               round_up(num_slots, 2) * 2;
+      squares = slots + num_slots * kCluster * kWarpsN * kSums;
+      all_squares = squares + kWarpsK * kM;
+      squares_full = shared_address(squares + round_up((kWarpsK + kCluster) * kM, 4));
     }
   };
 
@@ -321,17 +331,32 @@ struct SlicesWna16 {
       return slice / kSpansWarp * kStageSpans + warp_k * kSpansWarp + slice % kSpansWarp;
     };
     const auto sums_of = [&](int span) { return sh.x_sums + span * kGroups * kM; };
-    pdl_wait();
     typename Held::Fragments held;
     SpanSums held_sums[kHeldSums ? kSlices : 1];
     u32 x_lane = 0;
     if constexpr (kHeld) {
+      const auto exists = [&](int slice) {
+        return kWhole || share.first_span() + span_of(slice) < kSpansK;
+      };
       const auto column_of = [&](int slice) {
         const int span = share.first_span() + span_of(slice);
         return (kWhole ? span : min(span, kSpansK - 1)) * kSpan;  // nobody multiplies with others
       };
-      Held::load(static_cast<const T*>(args.x), kK, static_cast<int>(args.m), column_of,
-                 reinterpret_cast<unsigned char*>(sh.partial + warp * kPartial), lane, held);
+      auto* scratch = reinterpret_cast<unsigned char*>(sh.partial + warp * kPartial);
+      const int m = static_cast<int>(args.m);
+      if constexpr (kNormalises) {
+        typename Held::Gamma gamma;
+        Held::load_gamma(static_cast<const T*>(args.gamma), column_of, lane, gamma);
+        pdl_wait();
+        const float squares =
+            Held::load_normalised(static_cast<const typename Fusion::Stream*>(args.x), gamma, kK, m,
+                                  column_of, exists, scratch, lane, held);
+        if (warp < kWarpsK && lane % 8 == 0 && lane / 8 < kM)
+          sh.squares[warp * kM + lane / 8] = squares;
+      } else {
+        pdl_wait();
+        Held::load(static_cast<const T*>(args.x), kK, m, column_of, scratch, lane, held);
+      }
 #pragma unroll
       for (int i = 0; i < kSlices; ++i) add_up(sums_of(span_of(i)), lane, held[i]);
       __syncwarp();
@@ -340,6 +365,7 @@ struct SlicesWna16 {
         for (int i = 0; i < kSlices; ++i) read_sums(sums_of(span_of(i)), lane, held_sums[i]);
       }
     } else {
+      pdl_wait();
       stage_x(args, sh, share.first_span(), lane, span_of);
       // ldmatrix takes the address of row lane % 8 at columns lane / 8 * 8; rows that are not there
       // are as good as any other, because nobody reads their sums.
@@ -391,19 +417,27 @@ struct SlicesWna16 {
     }
   }
 
+  /// Factors of the sums of a vector's two tokens; of one, where there is one.
+  using Scales = float[2];
+  static __device__ __forceinline__ int token_of(int v, int c) {
+    const int f = v % kVectors;
+    return kM > 1 ? f / kQuadLanes / 8 * 8 + 2 * (f % kQuadLanes) + c : 0;
+  }
+
   /// Stores vector `v` of a row group.
   static __device__ __forceinline__ void store(const Args& args, int group, int v,
-                                               const float (&value)[4]) {
+                                               float (&value)[4], const Scales& scale) {
     constexpr int kOther = kM > 1 ? 2 : 1;  // from a value to that of the row 8 further
+    if constexpr (kNormalises)
+#pragma unroll
+      for (int c = 0; c < 4; ++c) value[c] *= scale[kM > 1 ? c % 2 : 0];
     const int f = v % kVectors, tile = group * kWarpsN + v / kVectors;
     if (kRowTiles % kWarpsN != 0 && tile >= kRowTiles) return;
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      int token = 0, row = 2 * f + c / 2 + c % 2 * 8;
-      if constexpr (kM > 1) {
-        token = f / kQuadLanes / 8 * 8 + 2 * (f % kQuadLanes) + c % 2;
-        row = f / kQuadLanes % 8 + c / 2 * 8;
-      }
+      const int token = token_of(v, c % 2);
+      int row = 2 * f + c / 2 + c % 2 * 8;
+      if constexpr (kM > 1) row = f / kQuadLanes % 8 + c / 2 * 8;
       const bool is_first = kM > 1 ? c < 2 : c % 2 == 0;  // of the row tile's first 8 rows
       if (token < args.m && (Fusion::kParts == 1 || is_first))
         finish_sum<Fusion, kN, Out>(args, token, tile * 16 + row, value[c],
@@ -478,8 +512,39 @@ struct SlicesWna16 {
                    address_at(sh.received + static_cast<u32>(slot * 8), static_cast<u32>(owner)));
       }
     }
+    /// Adds up the squares that the block's warps have left and tells the cluster.
+    __device__ __forceinline__ void tell_squares() const {
+      if (lane < kM) {
+        float total = 0.0f;
+#pragma unroll
+        for (int w = 0; w < kWarpsK; ++w) total += sh.squares[w * kM + lane];
+        float* to = sh.all_squares + share.rank * kM + lane;
+        *to = total;
+#pragma unroll
+        for (int r = 0; r < kCluster; ++r)
+          if (r != share.rank)
+            store_at(address_at(shared_address(to), static_cast<u32>(r)), total,
+                     address_at(sh.squares_full, static_cast<u32>(r)));
+      }
+      __syncwarp();
+    }
+    /// rsqrt(mean(x^2) + eps) of the lane's tokens.
+    __device__ __forceinline__ void find_scales(Scales& scale) const {
+      if constexpr (kNormalises) {
+        static_assert(kReducers == 1 && kPerLane == 1, "a lane has one vector");
+        if constexpr (kCluster > 1) barrier_wait(sh.squares_full, 0);
+#pragma unroll
+        for (int c = 0; c < 2; ++c) {
+          float total = 0.0f;
+#pragma unroll
+          for (int r = 0; r < kCluster; ++r)
+            total += sh.all_squares[r * kM + min(token_of(first, c), kM - 1)];
+          scale[c] = rsqrtf(total * (1.0f / kK) + Fusion::kEps) / kNormalisedBy<T>;
+        }
+      }
+    }
     /// Adds the cluster's sums of an own row group in order of rank, and stores the results.
-    __device__ __forceinline__ void collect(int slot) const {
+    __device__ __forceinline__ void collect(int slot, const Scales& scale) const {
       barrier_wait(sh.received + static_cast<u32>(slot * 8), 0);
       if (lane >= kLanes) return;
       const int group = share.first + (slot * kCluster + share.rank) * share.clusters;
@@ -493,7 +558,7 @@ struct SlicesWna16 {
 #pragma unroll
           for (int c = 0; c < 4; ++c) total[c] += part.element[c];
         }
-        store(args, group, first + p * kWarp, total);
+        store(args, group, first + p * kWarp, total, scale);
       }
     }
 
@@ -501,28 +566,34 @@ struct SlicesWna16 {
       pdl_wait();
       if constexpr (kCluster > 1) cluster_wait();
       RingPlace<kBuffers> buffer;
+      Scales scale;
       int i = 0;  // row groups of the cluster
       for (int group = share.first; group < kRowGroups; group += share.clusters, ++i) {
         barrier_wait(buffer.of(sh.partial_full), buffer.parity);
+        if (kNormalises && i == 0) tell_squares();
         Totals total = {};
         add(sh.partial + buffer.stage * kSums, total);
         __syncwarp();
         if (lane == 0) barrier_arrive(buffer.of(sh.partial_empty));
         buffer.advance();
         add_lane_groups(total);
+        if (i == (kCluster == 1 ? 0 : 1)) find_scales(scale);
         if constexpr (kCluster == 1) {
           if (lane < kLanes)
 #pragma unroll
-            for (int p = 0; p < kPerLane; ++p) store(args, group, first + p * kWarp, total[p]);
+            for (int p = 0; p < kPerLane; ++p)
+              store(args, group, first + p * kWarp, total[p], scale);
         } else {
           const int owner = i % kCluster, slot = i / kCluster;
           send(owner, slot, total);
           // The own row group before this one: its sums will have come by now.
-          if (owner == share.rank && slot > 0) collect(slot - 1);
+          if (owner == share.rank && slot > 0) collect(slot - 1, scale);
         }
       }
-      if constexpr (kCluster > 1)
-        if (i > share.rank) collect((i - 1 - share.rank) / kCluster);
+      if constexpr (kCluster > 1) {
+        if (i == 1) find_scales(scale);  // others write here: nobody leaves before they have
+        if (i > share.rank) collect((i - 1 - share.rank) / kCluster, scale);
+      }
     }
   };
 
@@ -538,7 +609,9 @@ struct SlicesWna16 {
       barrier_init(sh.partial_empty + static_cast<u32>(s * 8), kReducers);
     }
     for (int s = 0; s < num_slots; ++s) barrier_init(sh.received + static_cast<u32>(s * 8), 1);
+    if constexpr (kNormalises) barrier_init(sh.squares_full, 1);
     barrier_init_fence();
+    if constexpr (kNormalises) barrier_arrive_expect(sh.squares_full, (kCluster - 1) * kM * 4);
     for (int s = 0; s < num_slots; ++s)
       barrier_arrive_expect(sh.received + static_cast<u32>(s * 8),
                             (kCluster - 1) * kWarpsN * kSums * 4);

@@ -177,8 +177,12 @@ TEST_CASE("small: fused gemm_wna16") {
                   {"bits", 4},
                   {"group_size", 128},
                   {"zero_points", swiglu},
+                  {"prologue", ""},
                   {"epilogue", swiglu ? "swiglu" : "add"}};
       p[swiglu ? "Y" : "R"] = swiglu ? "f16" : "f32";
+      check_family(gpu, family, p, oracle, few());
+      if (m > 4) continue;
+      p.update(Params{{"prologue", "rmsnorm"}, {"eps", 1e-5}, {"stream", "f32"}});
       check_family(gpu, family, p, oracle, few());
     }
 }

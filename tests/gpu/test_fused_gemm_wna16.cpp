@@ -23,6 +23,7 @@ Params problem(const std::string& epilogue, const GemmWna16Problem& p, DType y,
                DType q = DType::e4m3) {
   Params out = to_params(p);
   out.erase("out_dtype");
+  out["prologue"] = "";
   out["epilogue"] = epilogue;
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = std::string(name(param == "Q" ? q : param == "B" ? p.dtype : y));
@@ -74,6 +75,23 @@ TEST_CASE("every epilogue of quantised products agrees with its CPU build") {
       if (name.find("quantise") != std::string::npos)
         check(gpu, name, weights(m, 80, 640, bits, false, DType::f16), DType::f16, DType::i8);
     }
+}
+
+TEST_CASE("x is normalised on its way into quantised products") {
+  QUERN_SKIP_IF(!gpu_available(), driver_problem());
+  GpuFixture gpu;
+  FamilyCheck options;
+  options.max_candidates = 24;
+  for (const int m : {1, 2, 3, 4})
+    for (const DType dtype : {DType::bf16, DType::f16})
+      for (const int bits : {4, 8}) {
+        Params p = problem(m % 2 == 0 ? "swiglu" : "cast",
+                           weights(m, 336, m == 1 ? 4096 : 1152, bits, bits == 4, dtype), dtype);
+        p.update(Params{{"prologue", "rmsnorm"},
+                        {"eps", 1e-5},
+                        {"stream", m < 3 ? "f32" : std::string(name(dtype))}});
+        check_family(gpu, family(), p, oracle, options);
+      }
 }
 
 TEST_CASE("candidates for quantised gate and up of a feed-forward layer") {

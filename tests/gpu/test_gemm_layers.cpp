@@ -163,13 +163,13 @@ TEST_CASE("layers: SwiGLU and residuals in products") {
   SUBCASE("SwiGLU, 4 bits") {
     Params fields = wna16(4, 128, true, "f16", "f16");
     fields.erase("out_dtype");
-    fields.update(Params{{"epilogue", "swiglu"}, {"Y", "f16"}});
+    fields.update(Params{{"prologue", ""}, {"epilogue", "swiglu"}, {"Y", "f16"}});
     check_layers("fused_gemm_wna16", fields, {{28672, 4096}, {16384, 2048}});
   }
   SUBCASE("residuals, 4 bits") {
     Params fields = wna16(4, 128, true, "f16", "f16");
     fields.erase("out_dtype");
-    fields.update(Params{{"epilogue", "add"}, {"R", "f32"}});
+    fields.update(Params{{"prologue", ""}, {"epilogue", "add"}, {"R", "f32"}});
     check_layers("fused_gemm_wna16", fields, {{4096, 14336}, {2048, 2048}});
   }
 }

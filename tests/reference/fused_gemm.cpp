@@ -34,16 +34,45 @@ void apply_epilogue(const GemmEpilogue& epilogue, const Params& problem, std::ve
   dsl::CpuKernel(kernel, binding).run(pointers, scalars, extents);
 }
 
+/// rsqrt(mean(x^2) + eps) of each row of x[m, k], which is multiplied by gamma.
+std::vector<double> normalise(std::vector<float>& x, const std::vector<float>& gamma, double eps) {
+  const std::size_t k = gamma.size();
+  std::vector<double> scale(x.size() / k);
+  for (std::size_t i = 0; i < scale.size(); ++i) {
+    double squares = 0;
+    for (std::size_t l = 0; l < k; ++l) {
+      squares += static_cast<double>(x[i * k + l]) * static_cast<double>(x[i * k + l]);
+      x[i * k + l] *= gamma[l];
+    }
+    scale[i] = 1 / std::sqrt(squares / static_cast<double>(k) + eps);
+  }
+  return scale;
+}
+
 }  // namespace
 
 void reference_fused_gemm_wna16(const FusedGemmWna16Family& family, const Params& problem,
                                 std::span<HostTensor> operands) {
-  const std::size_t num_inputs = problem.at("zero_points").get<bool>() ? 4 : 3;
+  const bool normalised = problem.at("prologue") == "rmsnorm";
+  const std::size_t of_product = problem.at("zero_points").get<bool>() ? 4 : 3;
+  const std::size_t num_inputs = of_product + (normalised ? 1 : 0);
   const auto m = problem.at("m").get<std::size_t>(), n = problem.at("n").get<std::size_t>();
   Params plain = family.like(problem)->problem;
   plain["out_dtype"] = "f32";
   std::vector<HostTensor> product(operands.begin(),
-                                  operands.begin() + static_cast<std::ptrdiff_t>(num_inputs));
+                                  operands.begin() + static_cast<std::ptrdiff_t>(of_product));
+  std::vector<double> scale(m, 1.0);
+  if (normalised) {
+    auto x = decode(operands[0].data, operands[0].spec.dtype);
+    const auto gamma = decode(operands[of_product].data, operands[of_product].spec.dtype);
+    scale = normalise(x, gamma, problem.at("eps").get<double>());
+    const HostTensor plain_x{GemmWna16Family().operands(plain).front(), {}};
+    const float by = plain_x.spec.dtype == DType::f16 ? 1.0f / 64 : 1.0f;
+    for (float& value : x) value *= by;
+    for (double& factor : scale) factor /= static_cast<double>(by);
+    product[0] = plain_x;
+    product[0].data = encode(x, plain_x.spec.dtype);
+  }
   product.push_back({GemmWna16Family().operands(plain).back(), {}});
   product.back().data.resize(product.back().spec.size_bytes());
   reference_gemm_wna16(plain, product);
@@ -54,7 +83,8 @@ void reference_fused_gemm_wna16(const FusedGemmWna16Family& family, const Params
   for (std::size_t i = 0; i < m; ++i)
     for (std::size_t c = 0; c < n / parts; ++c)
       for (std::size_t part = 0; part < parts; ++part)
-        acc[i * n + c * parts + part] = sums[i * n + interleaved_row(parts, c, part)];
+        acc[i * n + c * parts + part] = static_cast<float>(
+            scale[i] * static_cast<double>(sums[i * n + interleaved_row(parts, c, part)]));
   apply_epilogue(epilogue, problem, acc, operands.subspan(num_inputs));
 }
 
@@ -68,14 +98,7 @@ void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
   std::vector<double> scale(m, 1.0);
   if (normalised) {
     const auto gamma = decode(operands[2].data, operands[2].spec.dtype);
-    for (std::size_t i = 0; i < m; ++i) {
-      double squares = 0;
-      for (std::size_t l = 0; l < k; ++l) {
-        squares += static_cast<double>(x[i * k + l]) * static_cast<double>(x[i * k + l]);
-        x[i * k + l] *= gamma[l];
-      }
-      scale[i] = 1 / std::sqrt(squares / static_cast<double>(k) + problem.at("eps").get<double>());
-    }
+    scale = normalise(x, gamma, problem.at("eps").get<double>());
     x = rounded(x, operands[1].spec.dtype);
   }
   const GemmEpilogue& epilogue = family.epilogues().at(problem.at("epilogue").get<std::string>());

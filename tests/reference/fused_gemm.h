@@ -11,7 +11,8 @@ namespace quern::test {
 void reference_fused_gemm(const FusedGemmFamily& family, const Params& problem,
                           std::span<HostTensor> operands);
 
-/// Family "fused_gemm_wna16": the sums of reference_gemm_wna16() and that epilogue.
+/// Family "fused_gemm_wna16": the sums of reference_gemm_wna16(), of x normalised where there is a
+/// prologue, and that epilogue.
 void reference_fused_gemm_wna16(const FusedGemmWna16Family& family, const Params& problem,
                                 std::span<HostTensor> operands);
 

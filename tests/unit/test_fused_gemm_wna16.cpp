@@ -24,11 +24,17 @@ Params problem(const std::string& epilogue, int m, int n, int k, bool zero_point
                 {"dtype", "f16"},
                 {"bits", 4},
                 {"group_size", 64},
+                {"prologue", ""},
                 {"epilogue", epilogue},
                 {"zero_points", zero_points}};
   for (const std::string& param : family().epilogues().at(epilogue).kernel().dtype_params())
     out[param] = param == "Q" ? "e4m3" : "f16";
   return out;
+}
+
+Params normalised(Params p, const char* stream = "f32") {
+  p.update(Params{{"prologue", "rmsnorm"}, {"eps", 1e-5}, {"stream", stream}});
+  return p;
 }
 
 std::string complaint(const Params& p) {
@@ -46,6 +52,7 @@ TEST_CASE("quantised products with an epilogue follow the rules of families") {
   for (const int m : {3, 15, 300})
     for (const Params& p : {problem("swiglu", m, 2048, 512), problem("add", m, 208, 1152, false)})
       test::check_family_rules(family(), p);
+  test::check_family_rules(family(), normalised(problem("swiglu", 3, 2048, 4096)));
   test::check_family_refuses_nonsense(family(), problem("swiglu", 4, 2048, 512));
 }
 
@@ -58,6 +65,9 @@ TEST_CASE("operands of a quantised product with an epilogue") {
   };
   CHECK_EQ(names(problem("swiglu", 3, 64, 128)), "x codes scales zeros y");
   CHECK_EQ(names(problem("add", 3, 64, 128, false)), "x codes scales residual");
+  const Params norm = normalised(problem("swiglu", 3, 64, 128));
+  CHECK_EQ(names(norm), "x codes scales zeros gamma y");
+  CHECK_EQ(family().operands(norm)[0].dtype, DType::f32);
   CHECK_EQ(family().operands(problem("swiglu", 3, 64, 128)).back().shape,
            std::vector<std::int64_t>{3, 32});
   const auto like = family().like(problem("swiglu", 3, 64, 128));
@@ -71,8 +81,14 @@ TEST_CASE("what quantised products do not fuse is refused with its reason") {
   wrong["epilogue"] = "dance";
   CHECK_EQ(complaint(wrong), "there is no epilogue 'dance'");
   wrong = problem("swiglu", 3, 64, 128);
-  wrong["prologue"] = "rmsnorm";
-  CHECK_EQ(complaint(wrong), "a product with epilogue 'swiglu' has no field 'prologue'");
+  wrong["prologue"] = "layernorm";
+  CHECK_EQ(complaint(wrong), "there is no prologue 'layernorm'");
+  wrong["prologue"] = "", wrong["eps"] = 1e-5;
+  CHECK_EQ(complaint(wrong), "a product with epilogue 'swiglu' and prologue '' has no field 'eps'");
+  CHECK_EQ(complaint(normalised(problem("swiglu", 3, 64, 128), "bf16")),
+           "'stream' should be f16 or f32");
+  CHECK_EQ(complaint(normalised(problem("swiglu", 5, 64, 128))),
+           "5 rows are more than are normalised, 4");
   CHECK_EQ(complaint(problem("add", 3, 72, 128)), "n = 72 is not a multiple of 16");
   GemmWna16Config config;
   config.kernel = "wgmma";
@@ -93,4 +109,8 @@ TEST_CASE("kernels of quantised products with an epilogue compile for every arch
     for (const int m : {1, 16, 64})
       test::check_family_compiles(family(), problem(epilogue, m, 4096, 4096), 1);
   test::check_family_compiles(family(), problem("bias_gelu", 3, 208, 1088), 0);
+  for (const int m : {1, 4})
+    for (const char* stream : {"f32", "f16"})
+      test::check_family_compiles(family(), normalised(problem("swiglu", m, 4096, 4096), stream),
+                                  3);
 }
