@@ -128,4 +128,37 @@ Cost EpilogueProblem::cost(const std::vector<OperandSpec>& all, std::int64_t k) 
   return out;
 }
 
+PrologueProblem prologue_problem(const Params& problem, const std::string& prologue, DType dtype) {
+  PrologueProblem out{{}, dtype};
+  if (prologue.empty()) return out;
+  if (prologue != "rmsnorm") throw InputError(fmt::format("there is no prologue '{}'", prologue));
+  double& eps = out.norm_eps.emplace();
+  detail::take(problem, "eps", eps);
+  if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
+  detail::take(problem, "stream", out.stream);
+  if (out.stream != dtype && out.stream != DType::f32)
+    throw InputError(fmt::format("'stream' should be {} or f32", quern::name(dtype)));
+  return out;
+}
+
+void refuse_other_fields(const Params& problem, const std::set<std::string>& fields,
+                         const EpilogueProblem& epilogue, const std::string& prologue) {
+  for (const auto& [key, value] : problem.items()) {
+    const bool of_prologue = key == "eps" || key == "stream";
+    const bool known = fields.contains(key) && !(of_prologue && prologue.empty());
+    if (!known && !epilogue.has_field(key))
+      throw InputError(
+          fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
+                      epilogue.epilogue->kernel().name(), prologue, key));
+  }
+}
+
+void add_reference_to_empty(RankedSpace& space, const Family& family, const Params& problem,
+                            const Arch& arch) {
+  if (!space.configs.empty()) return;
+  space.configs.push_back(family.reference_config(problem));
+  space.estimates_us.push_back(family.estimate_us(problem, space.configs.front(), arch));
+  ++space.num_points;
+}
+
 }  // namespace quern

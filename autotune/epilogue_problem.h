@@ -28,7 +28,6 @@ struct EpilogueProblem {
   std::map<std::string, double> scalars;
 
   std::int64_t cols() const { return n / epilogue->parts(); }
-  std::size_t num_fields() const { return 1 + binding.dtypes.size() + scalars.size(); }
   bool has_field(const std::string& name) const {
     return name == "epilogue" || binding.dtypes.contains(name) || scalars.contains(name);
   }
@@ -43,6 +42,23 @@ struct EpilogueProblem {
   /// Least traffic and arithmetic of the product with it, all its operands being `all`.
   Cost cost(const std::vector<OperandSpec>& all, std::int64_t k) const;
 };
+
+/// What it says of its prologue: "" or "rmsnorm", which takes the fields "eps" and "stream".
+struct PrologueProblem {
+  std::optional<double> norm_eps;
+  DType stream = DType::bf16;  // of x
+};
+
+/// Of a product of `dtype`. Throws InputError for an unknown prologue, or for fields that are
+/// missing or malformed.
+PrologueProblem prologue_problem(const Params& problem, const std::string& prologue, DType dtype);
+/// Throws InputError for a field that is neither one of `fields`, those of the product and of any
+/// prologue, nor the epilogue's.
+void refuse_other_fields(const Params& problem, const std::set<std::string>& fields,
+                         const EpilogueProblem& epilogue, const std::string& prologue);
+/// Where no kernel of a space is left, the family's reference serves.
+void add_reference_to_empty(RankedSpace& space, const Family& family, const Params& problem,
+                            const Arch& arch);
 
 /// Throws InputError for an unknown epilogue, or for fields that are missing or malformed.
 EpilogueProblem epilogue_problem(const Params& problem, const GemmEpilogues& epilogues,

@@ -12,17 +12,14 @@ namespace {
 
 const std::set<std::string> kFields{"m",        "n",        "k",   "dtype",
                                     "prologue", "epilogue", "eps", "stream"};
-constexpr const char* kRmsNorm = "rmsnorm";
 /// That blocks take to read x and gamma before anything is multiplied and to add squares up.
 constexpr double kNormaliseUs = 0.5;
 
 }  // namespace
 
 /// A problem's fields, checked against its epilogue.
-struct FusedGemmFamily::Parsed : EpilogueProblem {
+struct FusedGemmFamily::Parsed : EpilogueProblem, PrologueProblem {
   GemmProblem gemm;  // out_dtype: of the widest result, for the model
-  std::optional<double> norm_eps;
-  DType stream = DType::bf16;  // of x
 
   /// The output that this config's kernel stores, if any.
   std::optional<int> kernel_output(const GemmConfig& config) const {
@@ -61,26 +58,8 @@ FusedGemmFamily::Parsed FusedGemmFamily::parse(const Params& problem) const {
   detail::take(problem, "prologue", prologue);
   static_cast<EpilogueProblem&>(out) =
       epilogue_problem(problem, epilogues_, out.gemm.m, out.gemm.n);
-  out.stream = out.gemm.dtype;
-  std::size_t known = 5 + out.num_fields();
-  if (prologue == kRmsNorm) {
-    double& eps = out.norm_eps.emplace();
-    detail::take(problem, "eps", eps);
-    if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
-    detail::take(problem, "stream", out.stream);
-    if (out.stream != out.gemm.dtype && out.stream != DType::f32)
-      throw InputError(fmt::format("'stream' should be {} or f32", quern::name(out.gemm.dtype)));
-    known += 2;
-  } else if (!prologue.empty()) {
-    throw InputError(fmt::format("there is no prologue '{}'", prologue));
-  }
-  if (problem.size() != known)
-    for (const auto& [key, value] : problem.items())
-      if ((!kFields.contains(key) || ((key == "eps" || key == "stream") && !out.norm_eps)) &&
-          !out.has_field(key))
-        throw InputError(
-            fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
-                        out.epilogue->kernel().name(), prologue, key));
+  static_cast<PrologueProblem&>(out) = prologue_problem(problem, prologue, out.gemm.dtype);
+  refuse_other_fields(problem, kFields, out, prologue);
   out.gemm.out_dtype = out.has_wide_result() ? DType::f32 : out.gemm.dtype;
   return out;
 }
@@ -123,11 +102,7 @@ RankedSpace FusedGemmFamily::ranked_space(const Params& problem, const Arch& arc
     return reject(p, from_params<GemmConfig>(config), arch);
   });
   for (double& us : out.estimates_us) us += p.norm_eps ? kNormaliseUs : 0;
-  if (out.configs.empty()) {
-    out.configs.push_back(reference_config(problem));
-    out.estimates_us.push_back(estimate_us(problem, out.configs.front(), arch));
-    ++out.num_points;
-  }
+  add_reference_to_empty(out, *this, problem, arch);
   return out;
 }
 

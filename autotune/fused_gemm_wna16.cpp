@@ -14,17 +14,14 @@ namespace {
 const std::set<std::string> kFields{"m",        "n",          "k",           "dtype",
                                     "bits",     "group_size", "zero_points", "epilogue",
                                     "prologue", "eps",        "stream"};
-constexpr const char* kRmsNorm = "rmsnorm";
 /// That blocks take to read gamma and to tell each other what squares add up to.
 constexpr double kNormaliseUs = 0.4;
 
 }  // namespace
 
 /// A problem's fields, checked against its epilogue.
-struct FusedGemmWna16Family::Parsed : EpilogueProblem {
+struct FusedGemmWna16Family::Parsed : EpilogueProblem, PrologueProblem {
   GemmWna16Problem gemm;  // out_dtype: of the widest result, for the model
-  std::optional<double> norm_eps;
-  DType stream = DType::bf16;  // of x
 
   /// Operands of the product itself, and gamma.
   std::size_t num_inputs() const { return (gemm.zero_points ? 4 : 3) + (norm_eps ? 1 : 0); }
@@ -57,23 +54,8 @@ FusedGemmWna16Family::Parsed FusedGemmWna16Family::parse(const Params& problem) 
   static_cast<EpilogueProblem&>(out) = epilogue_problem(problem, epilogues_, g.m, g.n);
   std::string prologue;
   detail::take(problem, "prologue", prologue);
-  out.stream = g.dtype;
-  if (prologue == kRmsNorm) {
-    double& eps = out.norm_eps.emplace();
-    detail::take(problem, "eps", eps);
-    if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
-    detail::take(problem, "stream", out.stream);
-    if (out.stream != g.dtype && out.stream != DType::f32)
-      throw InputError(fmt::format("'stream' should be {} or f32", quern::name(g.dtype)));
-  } else if (!prologue.empty()) {
-    throw InputError(fmt::format("there is no prologue '{}'", prologue));
-  }
-  for (const auto& [key, value] : problem.items())
-    if ((!kFields.contains(key) || ((key == "eps" || key == "stream") && !out.norm_eps)) &&
-        !out.has_field(key))
-      throw InputError(
-          fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
-                      out.epilogue->kernel().name(), prologue, key));
+  static_cast<PrologueProblem&>(out) = prologue_problem(problem, prologue, g.dtype);
+  refuse_other_fields(problem, kFields, out, prologue);
   g.out_dtype = out.has_wide_result() ? DType::f32 : g.dtype;
   return out;
 }
@@ -112,11 +94,7 @@ RankedSpace FusedGemmWna16Family::ranked_space(const Params& problem, const Arch
     return quern::reject_reason(p.gemm, p.fusion(), from_params<GemmWna16Config>(config), arch);
   });
   for (double& us : out.estimates_us) us += p.norm_eps ? kNormaliseUs : 0;
-  if (out.configs.empty()) {
-    out.configs.push_back(reference_config(problem));
-    out.estimates_us.push_back(estimate_us(problem, out.configs.front(), arch));
-    ++out.num_points;
-  }
+  add_reference_to_empty(out, *this, problem, arch);
   return out;
 }
 
