@@ -25,7 +25,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Outcome = ProblemReport::Outcome;
 
-constexpr std::size_t kLookAhead = 3;  // problems whose compiles run before their turn
+constexpr std::size_t kLookAhead = 12;  // problems whose compiles run before their turn
 constexpr std::size_t kKnown = 12;     // configs taken over from a problem like the one at hand
 
 double seconds_since(Clock::time_point start) {

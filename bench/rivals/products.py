@@ -17,6 +17,7 @@ is what a call takes where Python launches each kernel, as without graphs.
     int8        _int_mm, int8 by int8 to int32, without scales; more than 16 rows
     fp8         _scaled_mm, e4m3 by e4m3, a scale for each tensor, fast accumulation
     fp8_row     the same with a scale for each row of x and of w
+    copy        of n x k codes of 4 bits, whatever rows says: what bringing codes to another order costs
 """
 import argparse
 import json
@@ -60,6 +61,10 @@ def fp8_row(rows, n, k):
     return [x, w, torch.ones(rows, 1, device="cuda"), torch.ones(1, n, device="cuda")]
 
 
+def two_of_codes(rows, n, k):
+    return [torch.zeros(n * k // 2, dtype=torch.uint8, device="cuda") for _ in range(2)]
+
+
 def swiglu(x, w):
     gate, up = F.linear(x, w).chunk(2, dim=-1)
     return F.silu(gate) * up
@@ -80,6 +85,7 @@ OPS = {
     "int8": (int8, lambda x, w: torch._int_mm(x, w.t()), False),
     "fp8": (fp8, scaled, False),
     "fp8_row": (fp8_row, scaled, False),
+    "copy": (two_of_codes, lambda source, target: target.copy_(source), False),
 }
 
 

@@ -122,7 +122,12 @@ struct Wna16Slices {
 
   /// Registers of a lane that hold its warp's part of x, which then is not staged.
   constexpr int held_registers() const { return slices() * (tile_m > 8 ? 32 : 16); }
-  constexpr bool holds_x() const { return held_registers() <= (tile_m > 8 ? 64 : 32); }
+  /// Those that a lane needs besides.
+  constexpr int other_registers() const { return tile_m > 8 ? 40 : 36; }
+  constexpr bool holds_x() const {
+    return held_registers() <= 64 &&
+           (tile_m > 8 || held_registers() + other_registers() <= math_registers());
+  }
   constexpr int x_columns() const { return slices() * warps_k * kSpan; }
   constexpr int x_stride() const { return x_columns() * 2 + 16; }
   constexpr int x_bytes() const { return holds_x() ? 0 : tile_m * x_stride(); }
@@ -152,7 +157,7 @@ struct Wna16Slices {
   /// The sums of x over groups, too, where there is room for them.
   constexpr bool holds_x_sums() const {
     const int sums = slices() * groups() * (tile_m > 8 ? 4 : 2);
-    return holds_x() && held_registers() + sums + (tile_m > 8 ? 40 : 36) <= math_registers();
+    return holds_x() && held_registers() + sums + other_registers() <= math_registers();
   }
 
   /// Large clusters were faster with one (4096 x 14336, 16 tokens, clusters of 8: 13.5 and 15.3

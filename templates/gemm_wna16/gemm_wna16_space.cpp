@@ -97,6 +97,12 @@ Reason wasteful_mma(const GemmWna16Problem& p, const GemmWna16Config& c, const A
   return std::nullopt;
 }
 
+Reason wasteful(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
+  if (c.kernel == "stream") return wasteful_stream(p, c, arch);
+  if (c.kernel == "slices") return wasteful_slices(p, c, arch);
+  return c.kernel == "mma" ? wasteful_mma(p, c, arch) : wasteful_wgmma(p, c, arch);
+}
+
 }  // namespace
 
 RankedSpace ranked_space(const GemmWna16Problem& p, const Arch& arch) {
@@ -108,10 +114,8 @@ RankedSpace ranked_space(const GemmWna16Problem& p, const Arch& arch) {
   return rank_points(
       default_config(p, arch), points,
       [&](const GemmWna16Config& c) -> Reason {
-        if (auto why = reject_reason(p, c, arch)) return why;
-        if (c.kernel == "stream") return wasteful_stream(p, c, arch);
-        if (c.kernel == "slices") return wasteful_slices(p, c, arch);
-        return c.kernel == "mma" ? wasteful_mma(p, c, arch) : wasteful_wgmma(p, c, arch);
+        const Reason why = reject_reason(p, c, arch);
+        return why ? why : wasteful(p, c, arch);
       },
       [&](const GemmWna16Config& c) { return estimate_us(p, c, arch); });
 }
@@ -126,7 +130,10 @@ GemmWna16Config default_config(const GemmWna16Problem& p, const Arch& arch) {
   double best_us = std::numeric_limits<double>::infinity();
   for (const GemmWna16Config& config : points) {
     if (reject_reason(p, config, arch)) continue;
-    const double us = estimate_us(p, config, arch);
+    double us = estimate_us(p, config, arch);
+    if (us >= best_us) continue;
+    // Only where there is nothing else, as for odd shapes.
+    if (wasteful(p, config, arch)) us *= 1e3;
     if (us < best_us) best_us = us, best = config;
   }
   if (best) return *best;

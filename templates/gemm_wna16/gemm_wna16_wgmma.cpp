@@ -232,8 +232,12 @@ std::optional<std::string> wasteful_wgmma(const GemmWna16Problem& p, const GemmW
   if (rows < c.cluster_m) return "one row of tiles leaves a cluster half empty";
   if (std::min(rows, 4.0) > c.group_m * c.cluster_m)
     return "so small a group along m reads w too often";
-  if (work > 2 * sms && c.tma_store == 0 && c.cluster_k == 1)
-    return "the outputs of many tiles leave through shared memory";
+  if (work > 2 * sms && c.tma_store == 0 && c.cluster_k == 1) {
+    GemmWna16Config stored = c;
+    stored.tma_store = 1;
+    if (!reject_wgmma(p, stored, arch))
+      return "the outputs of many tiles leave through shared memory";
+  }
   return std::nullopt;
 }
 
