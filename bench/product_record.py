@@ -174,6 +174,8 @@ def collect(about, paths):
             record["variants"][name]["tune_seconds"] += report["tune_seconds"]
         else:
             record["variants"][name] = report
+    for report in record["variants"].values():
+        report["results"].sort(key=lambda r: r["problem"].get("m", 0))
     order = list(TITLES)
     record["variants"] = dict(sorted(record["variants"].items(),
                                      key=lambda v: order.index(v[0])))
