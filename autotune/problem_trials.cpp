@@ -68,12 +68,19 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request,
   for (const Params& config : known)
     if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
       configs_.push_back(config);
+  RankedSpace ranked;  // each of its configs once
+  if (known.empty()) ranked = family_.ranked_space(problem_, arch);
+  // What a vendor's library would take by itself is in the race whatever the model thinks of it.
+  const auto vendors =
+      std::find_if(ranked.configs.begin(), ranked.configs.end(),
+                   [&](const Params& config) { return family_.is_library(config); });
+  if (vendors != ranked.configs.end() &&
+      std::find(configs_.begin(), configs_.end(), *vendors) == configs_.end())
+    configs_.push_back(*vendors);
   std::vector<double> estimates_us;
   for (const Params& config : configs_)
     estimates_us.push_back(family_.estimate_us(problem_, config, arch));
   const auto num_first = static_cast<std::ptrdiff_t>(configs_.size());
-  RankedSpace ranked;  // each of its configs once
-  if (known.empty()) ranked = family_.ranked_space(problem_, arch);
   for (std::size_t i = 0; i < ranked.configs.size(); ++i) {
     const auto first_end = configs_.begin() + num_first;
     if (std::find(configs_.begin(), first_end, ranked.configs[i]) != first_end) continue;

@@ -84,7 +84,7 @@ std::optional<SearchStrategy> parse_search_strategy(std::string_view);
 struct SearchOptions {
   SearchStrategy strategy = SearchStrategy::ranked;
   std::uint32_t seed = 1;         // of the random strategy
-  std::size_t max_compiled = 32;  // candidates that get as far as the compiler
+  std::size_t max_compiled = 28;  // candidates that get as far as the compiler
   double max_share = 0.2;         // of the candidates that do, if there are many
   std::size_t min_compiled = 8;   // where that share is less
   int quick_samples = 3;          // of every candidate that passes the gate

@@ -6,7 +6,8 @@
 about.json says what the files cannot: {"date", "commit", "driver", "cuda", "host", "notes": [text],
 "tests": [{"test", "commit", "result"}]}. The files are what `quern bench-kernels --family ... --json`
 printed (with --sizes: of a square layer, held against PyTorch's) and what bench/rivals/products.py
-printed (.jsonl). Without files the Markdown is made again from the record's JSON.
+printed (.jsonl); one with a "commit" of its own is of an earlier run, which its title then says.
+Without files the Markdown is made again from the record's JSON.
 """
 import argparse
 import contextlib
@@ -143,7 +144,8 @@ def markdown(record):
         pytorch_table(record["square"], record["pytorch"])
     for name, report in variants.items():
         if name not in REPACK:
-            print(f"\n## {TITLES.get(name, name)}\n")
+            of = f" (commit {report['commit']})" if "commit" in report else ""
+            print(f"\n## {TITLES.get(name, name)}{of}\n")
             table(report)
     if all(v in variants for v in REPACK):
         print("\n## Codes of a checkpoint to kernel order, when a model is loaded\n")
@@ -166,7 +168,7 @@ def collect(about, paths):
                 continue
             report = json.load(file)
         record["gpu"] = report.pop("device")
-        name = report.pop("variant")
+        name = report["variant"]
         if "x" in report["results"][0]["name"]:  # --sizes
             record["square"].setdefault(name, []).extend(report["results"])
         elif name in record["variants"]:

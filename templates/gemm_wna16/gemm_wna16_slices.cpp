@@ -171,7 +171,7 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
   const double x = 0.6 * waits + std::max(x_bytes / sm_rate(arch), blocks * x_bytes / 8e6);
   // Rings of the next kernel fill meanwhile, where there is room.
   const double exposed = c.blocks_per_sm > 1 && s.holds_x() ? 0.4 : 0.9;
-  const double finish = s.holds_x() ? 0.6 : 1.3;
+  const double finish = s.holds_x() ? 0.6 : 1.8;
   const double alone_us =
       kLaunchUs + exposed * x + steps * overlapped({dram, issue, alone}) + exposed * finish;
   return shares_sms(p, c, arch) ? 1.6 * alone_us : alone_us;
