@@ -16,8 +16,8 @@ namespace quern {
 class Candidates {
  public:
   /// The default first, then what is recorded elsewhere for the same problem, then `known` if there
-  /// are any: the fastest of a problem like this one (Family::like()); else a vendor's library's own
-  /// favourite, where the family has one, and the rest of the family's ranked space. Throws
+  /// are any: the fastest of a problem like this one (Family::like()); else a vendor's library's
+  /// own favourite, where the family has one, and the rest of the family's ranked space. Throws
   /// InputError if the family cannot serve the problem here.
   Candidates(KernelCatalog& catalog, const KernelRequest& request,
              std::span<const Params> known = {});

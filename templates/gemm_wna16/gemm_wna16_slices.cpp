@@ -24,8 +24,9 @@ int smem_bytes(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& 
   return shape(p, c).smem_bytes(clusters(p, c, arch));
 }
 
-/// Where this kernel leaves SMs idle and two blocks fit one, the next kernel's first blocks go there
-/// in pairs while others wait (4096 x 14336 in clusters of 8: 15.8 us instead of 11.1 on an H200).
+/// Where this kernel leaves SMs idle and two blocks fit one, the next kernel's first blocks go
+/// there in pairs while others wait (4096 x 14336 in clusters of 8: 15.8 us instead of 11.1 on an
+/// H200).
 bool shares_sms(const GemmWna16Problem& p, const GemmWna16Config& c, const Arch& arch) {
   return c.blocks_per_sm > 1 && clusters(p, c, arch) * c.cluster_k < arch.num_sms;
 }
@@ -40,7 +41,8 @@ int slices_registers(const GemmWna16Problem& p, const GemmWna16Config& c) {
   const Wna16Slices s = shape(p, c);
   const int x = s.holds_x() ? s.held_registers() : c.tile_m > 8 ? 32 : 16;
   const int two_row_tiles = c.tile_m > 8 && c.warps_n > 1 ? 10 : 0;
-  return x + s.other_registers() + two_row_tiles + (p.bits == 8 ? 10 : 0) + (p.group_size < 128 ? 4 : 0);
+  return x + s.other_registers() + two_row_tiles + (p.bits == 8 ? 10 : 0) +
+         (p.group_size < 128 ? 4 : 0);
 }
 
 std::optional<std::string> reject_slices(const GemmWna16Problem& p, const GemmWna16Config& c,
@@ -172,9 +174,9 @@ double estimate_slices_us(const GemmWna16Problem& p, const GemmWna16Config& c, c
   // Rings of the next kernel fill meanwhile, where there is room.
   const double exposed = c.blocks_per_sm > 1 && s.holds_x() ? 0.4 : 0.9;
   const double finish = s.holds_x() ? 0.6 : 1.8;
-  const double alone_us =
+  const double us =
       kLaunchUs + exposed * x + steps * overlapped({dram, issue, alone}) + exposed * finish;
-  return shares_sms(p, c, arch) ? 1.6 * alone_us : alone_us;
+  return shares_sms(p, c, arch) ? 1.6 * us : us;
 }
 
 }  // namespace quern
