@@ -128,10 +128,13 @@ Cost EpilogueProblem::cost(const std::vector<OperandSpec>& all, std::int64_t k) 
   return out;
 }
 
-PrologueProblem prologue_problem(const Params& problem, const std::string& prologue, DType dtype) {
-  PrologueProblem out{{}, dtype};
-  if (prologue.empty()) return out;
-  if (prologue != "rmsnorm") throw InputError(fmt::format("there is no prologue '{}'", prologue));
+PrologueProblem prologue_problem(const Params& problem, DType dtype) {
+  PrologueProblem out;
+  out.stream = dtype;
+  detail::take(problem, "prologue", out.prologue);
+  if (out.prologue.empty()) return out;
+  if (out.prologue != "rmsnorm")
+    throw InputError(fmt::format("there is no prologue '{}'", out.prologue));
   double& eps = out.norm_eps.emplace();
   detail::take(problem, "eps", eps);
   if (!(eps >= 0 && eps <= 1)) throw InputError("'eps' should be between 0 and 1");
@@ -142,14 +145,14 @@ PrologueProblem prologue_problem(const Params& problem, const std::string& prolo
 }
 
 void refuse_other_fields(const Params& problem, const std::set<std::string>& fields,
-                         const EpilogueProblem& epilogue, const std::string& prologue) {
+                         const EpilogueProblem& epilogue, const PrologueProblem& prologue) {
   for (const auto& [key, value] : problem.items()) {
     const bool of_prologue = key == "eps" || key == "stream";
-    const bool known = fields.contains(key) && !(of_prologue && prologue.empty());
+    const bool known = fields.contains(key) && !(of_prologue && !prologue.norm_eps);
     if (!known && !epilogue.has_field(key))
       throw InputError(
           fmt::format("a product with epilogue '{}' and prologue '{}' has no field '{}'",
-                      epilogue.epilogue->kernel().name(), prologue, key));
+                      epilogue.epilogue->kernel().name(), prologue.prologue, key));
   }
 }
 

@@ -45,17 +45,18 @@ struct EpilogueProblem {
 
 /// What it says of its prologue: "" or "rmsnorm", which takes the fields "eps" and "stream".
 struct PrologueProblem {
+  std::string prologue;
   std::optional<double> norm_eps;
   DType stream = DType::bf16;  // of x
 };
 
 /// Of a product of `dtype`. Throws InputError for an unknown prologue, or for fields that are
 /// missing or malformed.
-PrologueProblem prologue_problem(const Params& problem, const std::string& prologue, DType dtype);
+PrologueProblem prologue_problem(const Params& problem, DType dtype);
 /// Throws InputError for a field that is neither one of `fields`, those of the product and of any
 /// prologue, nor the epilogue's.
 void refuse_other_fields(const Params& problem, const std::set<std::string>& fields,
-                         const EpilogueProblem& epilogue, const std::string& prologue);
+                         const EpilogueProblem& epilogue, const PrologueProblem& prologue);
 /// Where no kernel of a space is left, the family's reference serves.
 void add_reference_to_empty(RankedSpace& space, const Family& family, const Params& problem,
                             const Arch& arch);

@@ -50,16 +50,14 @@ FusedGemmFamily::FusedGemmFamily(const std::map<std::string, std::string, std::l
 FusedGemmFamily::Parsed FusedGemmFamily::parse(const Params& problem) const {
   if (!problem.is_object()) throw InputError("parameters should be an object");
   Parsed out;
-  std::string prologue;
   detail::take(problem, "m", out.gemm.m);
   detail::take(problem, "n", out.gemm.n);
   detail::take(problem, "k", out.gemm.k);
   detail::take(problem, "dtype", out.gemm.dtype);
-  detail::take(problem, "prologue", prologue);
   static_cast<EpilogueProblem&>(out) =
       epilogue_problem(problem, epilogues_, out.gemm.m, out.gemm.n);
-  static_cast<PrologueProblem&>(out) = prologue_problem(problem, prologue, out.gemm.dtype);
-  refuse_other_fields(problem, kFields, out, prologue);
+  static_cast<PrologueProblem&>(out) = prologue_problem(problem, out.gemm.dtype);
+  refuse_other_fields(problem, kFields, out, out);
   out.gemm.out_dtype = out.has_wide_result() ? DType::f32 : out.gemm.dtype;
   return out;
 }

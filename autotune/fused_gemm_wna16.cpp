@@ -52,10 +52,8 @@ FusedGemmWna16Family::Parsed FusedGemmWna16Family::parse(const Params& problem) 
   detail::take(problem, "group_size", g.group_size);
   detail::take(problem, "zero_points", g.zero_points);
   static_cast<EpilogueProblem&>(out) = epilogue_problem(problem, epilogues_, g.m, g.n);
-  std::string prologue;
-  detail::take(problem, "prologue", prologue);
-  static_cast<PrologueProblem&>(out) = prologue_problem(problem, prologue, g.dtype);
-  refuse_other_fields(problem, kFields, out, prologue);
+  static_cast<PrologueProblem&>(out) = prologue_problem(problem, g.dtype);
+  refuse_other_fields(problem, kFields, out, out);
   g.out_dtype = out.has_wide_result() ? DType::f32 : g.dtype;
   return out;
 }

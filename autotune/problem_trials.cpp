@@ -61,22 +61,20 @@ Candidates::Candidates(KernelCatalog& catalog, const KernelRequest& request,
       problem_(request.problem),
       known_(!known.empty()) {
   const Arch& arch = catalog.arch();
-  configs_.push_back(catalog.default_config(family_, problem_));
-  for (Params& config : catalog.seeds(family_, problem_))
+  const auto add = [&](Params config) {
     if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
       configs_.push_back(std::move(config));
-  for (const Params& config : known)
-    if (std::find(configs_.begin(), configs_.end(), config) == configs_.end())
-      configs_.push_back(config);
+  };
+  add(catalog.default_config(family_, problem_));
+  for (Params& config : catalog.seeds(family_, problem_)) add(std::move(config));
+  for (const Params& config : known) add(config);
   RankedSpace ranked;  // each of its configs once
   if (known.empty()) ranked = family_.ranked_space(problem_, arch);
   // What a vendor's library would take by itself is in the race whatever the model thinks of it.
   const auto vendors =
       std::find_if(ranked.configs.begin(), ranked.configs.end(),
                    [&](const Params& config) { return family_.is_library(config); });
-  if (vendors != ranked.configs.end() &&
-      std::find(configs_.begin(), configs_.end(), *vendors) == configs_.end())
-    configs_.push_back(*vendors);
+  if (vendors != ranked.configs.end()) add(*vendors);
   std::vector<double> estimates_us;
   for (const Params& config : configs_)
     estimates_us.push_back(family_.estimate_us(problem_, config, arch));

@@ -13,7 +13,7 @@ import argparse
 import contextlib
 import json
 
-from product_tables import TITLES, table
+from product_tables import TITLES, table, tuning_table
 
 REPACK = ("awq", "gptq", "gptq-act-order")
 NAMES = ("qkv", "o", "gate_up", "down", "lm_head")
@@ -33,34 +33,29 @@ def faster(key):
     return lambda r: r[key]["median_us"] / r["median_us"] if key in r else None
 
 
-# What was wanted of it: variant, rows, text, the bound, and the ratio of a product.
+ALONE = slower("alone")
+# What was wanted of it: variant, rows, text, the bound, and the ratio of a product; a variant of ours
+# in place of a ratio is what it is held against.
 WANTED = [
-    ("bf16", 1, "time of reading", "1.10 at most", slower("read")),
-    ("w4a16", 1, "time of reading", "1.10 at most", slower("read")),
-    ("w4a16", 1, "times as fast as cuBLASLt bf16", "3.0; 2.5 qkv, o", faster(BF16)),
-    ("w4a16", 16, "the same", "2.8; 2.3 qkv, o", faster(BF16)),
-    ("w4a16", 64, "the same", "1.5", faster(BF16)),
-    ("w4a16", 256, "the same", "1.0", faster(BF16)),
-    ("w4a16", 2048, "the same", "0.90", faster(BF16)),
-    ("w4a16", 8192, "the same", "0.90", faster(BF16)),
-    ("bf16", 2048, "own kernels, times as fast as cuBLASLt", "0.95", faster("cublaslt")),
-    ("bf16", 8192, "the same", "0.95", faster("cublaslt")),
-    ("int8", 2048, "times as fast as cuBLASLt's s32", "0.95", faster(QUICK)),
-    ("int8", 8192, "the same", "0.95", faster(QUICK)),
-    ("fp8", 2048, "times as fast as cuBLASLt's fast mode", "0.95", faster(QUICK)),
-    ("fp8", 8192, "the same", "0.95", faster(QUICK)),
-    ("fp8-token", 2048, "the same", "", faster(QUICK)),
-    ("fp8-token", 8192, "the same", "", faster(QUICK)),
-    ("fp8-block", 2048, "times as fast as our own per tensor", "0.85", "fp8"),
-    ("fp8-block", 8192, "the same", "0.85", "fp8"),
+    ("bf16", (1,), "time of reading", "1.10 at most", slower("read")),
+    ("w4a16", (1,), "time of reading", "1.10 at most", slower("read")),
+    ("w4a16", (1,), "times as fast as cuBLASLt bf16", "3.0; 2.5 qkv, o", faster(BF16)),
+    ("w4a16", (16,), "times as fast as cuBLASLt bf16", "2.8; 2.3 qkv, o", faster(BF16)),
+    ("w4a16", (64,), "times as fast as cuBLASLt bf16", "1.5", faster(BF16)),
+    ("w4a16", (256,), "times as fast as cuBLASLt bf16", "1.0", faster(BF16)),
+    ("w4a16", (2048, 8192), "times as fast as cuBLASLt bf16", "0.90", faster(BF16)),
+    ("bf16", (2048, 8192), "own kernels, times as fast as cuBLASLt", "0.95", faster("cublaslt")),
+    ("int8", (2048, 8192), "times as fast as cuBLASLt's s32", "0.95", faster(QUICK)),
+    ("fp8", (2048, 8192), "times as fast as cuBLASLt's fast mode", "0.95", faster(QUICK)),
+    ("fp8-token", (2048, 8192), "times as fast as cuBLASLt's fast mode", "", faster(QUICK)),
+    ("fp8-block", (2048, 8192), "times as fast as our own per tensor", "0.85", "fp8"),
+    ("swiglu", (1, 16, 64, 512, 2048), "time of the product alone", "1.02 at most", ALONE),
 ]
-WANTED += [("swiglu", m, "time of the product alone", "1.02 at most", slower("alone"))
-           for m in (1, 16, 64, 512, 2048)]
-WANTED += [(variant, m, "the same", "", slower("alone"))
-           for variant in ("w4a16-swiglu", "w4a16-add", "add") for m in (1, 4, 16, 64)]
-WANTED += [(variant, m, "the same", "", slower("alone"))
-           for variant in ("w4a16-rmsnorm", "w4a16-rmsnorm-swiglu", "rmsnorm", "rmsnorm-swiglu")
-           for m in (1, 4)]
+WANTED += [(variant, rows, "time of the product alone", "", ALONE)
+           for variants, rows in ((("w4a16-swiglu", "w4a16-add", "add"), (1, 4, 16, 64)),
+                                  (("w4a16-rmsnorm", "w4a16-rmsnorm-swiglu", "rmsnorm",
+                                    "rmsnorm-swiglu"), (1, 4)))
+           for variant in variants]
 
 
 def wanted_table(variants):
@@ -68,18 +63,19 @@ def wanted_table(variants):
         return {r["name"]: r for r in variants.get(variant, {}).get("results", [])
                 if r["problem"].get("m") == rows}
     print("| | rows | | wanted |", " | ".join(NAMES), "|\n|" + "---|" * (4 + len(NAMES)))
-    for variant, rows, text, bound, ratio in WANTED:
-        own = results(variant, rows)
-        if not own:
-            continue
-        if isinstance(ratio, str):  # held against another variant of ours
-            other = results(ratio, rows)
-            values = {n: other[n]["median_us"] / r["median_us"] for n, r in own.items()
-                      if n in other}
-        else:
-            values = {n: ratio(r) for n, r in own.items()}
-        cells = [f"{values[n]:.2f}" if values.get(n) else "" for n in NAMES]
-        print(f"| {TITLES[variant]} | {rows} | {text} | {bound} | " + " | ".join(cells) + " |")
+    for variant, all_rows, text, bound, ratio in WANTED:
+        for rows in all_rows:
+            own = results(variant, rows)
+            if not own:
+                continue
+            if isinstance(ratio, str):
+                other = results(ratio, rows)
+                values = {n: other[n]["median_us"] / r["median_us"] for n, r in own.items()
+                          if n in other}
+            else:
+                values = {n: ratio(r) for n, r in own.items()}
+            cells = [f"{values[n]:.2f}" if values.get(n) else "" for n in NAMES]
+            print(f"| {TITLES[variant]} | {rows} | {text} | {bound} | " + " | ".join(cells) + " |")
 
 
 # Rows of the comparison with PyTorch: title, our variant, PyTorch's op, rows.
@@ -128,6 +124,12 @@ def repack_table(variants, lines):
         print(f"| {name} | {copy} | " + " | ".join(cells) + " |")
 
 
+def heading(title, reports):
+    """Of what was measured at other commits than the record's, with those."""
+    commits = sorted({r["commit"] for r in reports if "commit" in r})
+    print(f"\n## {title}" + (f" (commit {', '.join(commits)})" if commits else "") + "\n")
+
+
 def markdown(record):
     about, variants = record["about"], record["variants"]
     print(f"# Products of Llama-3-8B's layers on one {record['gpu']}, {about['date']}\n")
@@ -144,23 +146,20 @@ def markdown(record):
         pytorch_table(record["square"], record["pytorch"])
     for name, report in variants.items():
         if name not in REPACK:
-            of = f" (commit {report['commit']})" if "commit" in report else ""
-            print(f"\n## {TITLES.get(name, name)}{of}\n")
+            heading(TITLES.get(name, name), [report])
             table(report)
     if all(v in variants for v in REPACK):
-        print("\n## Codes of a checkpoint to kernel order, when a model is loaded\n")
+        heading("Codes of a checkpoint to kernel order, when a model is loaded",
+                [variants[v] for v in REPACK])
         repack_table(variants, record["pytorch"])
-    print("\n## Tuning\n\n| variant | products | s |\n|---|---|---|")
-    for name, report in variants.items():
-        print(f"| {TITLES.get(name, name)} | {len(report['results'])} |"
-              f" {report['tune_seconds']:.1f} |")
+    tuning_table([r for r in variants.values() if "commit" not in r])
     print("\n## Tests\n\n| test | commit | result |\n|---|---|---|")
     for t in about["tests"]:
         print(f"| {t['test']} | {t['commit']} | {t['result']} |")
 
 
-def collect(about, paths):
-    record = {"gpu": "", "about": about, "variants": {}, "square": {}, "pytorch": []}
+def collect(paths):
+    record = {"gpu": "", "about": {}, "variants": {}, "square": {}, "pytorch": []}
     for path in paths:
         with open(path) as file:
             if path.endswith(".jsonl"):
@@ -178,27 +177,28 @@ def collect(about, paths):
             record["variants"][name] = report
     for report in record["variants"].values():
         report["results"].sort(key=lambda r: r["problem"].get("m", 0))
-    order = list(TITLES)
-    record["variants"] = dict(sorted(record["variants"].items(),
-                                     key=lambda v: order.index(v[0])))
+    variants = record["variants"]  # in the order of TITLES, then what it does not know
+    record["variants"] = {v: variants[v] for v in [*TITLES, *variants] if v in variants}
     return record
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--about", required=True)
+    parser.add_argument("--about", help="needed with files")
     parser.add_argument("--to", required=True, help="path of the record without its ending")
     parser.add_argument("files", nargs="*")
     args = parser.parse_args()
-    with open(args.about) as file:
-        about = json.load(file)
+    if args.files and not args.about:
+        parser.error("files need --about")
     if args.files:
-        record = collect(about, args.files)
+        record = collect(args.files)
     else:
         with open(args.to + ".json") as file:
             record = json.load(file)
-        record["about"] = about
+    if args.about:
+        with open(args.about) as file:
+            record["about"] = json.load(file)
     with open(args.to + ".json", "w") as file:
         json.dump(record, file, separators=(",", ":"))
         file.write("\n")

@@ -65,20 +65,23 @@ def table(report):
         print("| " + " | ".join(cells + [short(r["config"])]) + " |")
 
 
+def tuning_table(reports):
+    print("\n## Tuning\n\n| variant | products | s |\n|---|---|---|")
+    for r in reports:
+        print(f"| {TITLES.get(r['variant'], r['variant'])} | {len(r['results'])} |"
+              f" {r['tune_seconds']:.1f} |")
+
+
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    tuned = []
+    reports = []
     for path in sys.argv[1:]:
         with open(path) as file:
-            report = json.load(file)
-        title = TITLES.get(report["variant"], report["variant"])
-        print(f"\n## {title}\n")
-        table(report)
-        tuned.append((title, len(report["results"]), report["tune_seconds"]))
-    print("\n## Tuning\n\n| variant | products | s |\n|---|---|---|")
-    for title, count, seconds in tuned:
-        print(f"| {title} | {count} | {seconds:.1f} |")
+            reports.append(json.load(file))
+        print(f"\n## {TITLES.get(reports[-1]['variant'], reports[-1]['variant'])}\n")
+        table(reports[-1])
+    tuning_table(reports)
 
 
 if __name__ == "__main__":
